@@ -8,6 +8,7 @@ are used.
 
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -18,7 +19,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 
 FOLDER = Path(__file__).parent
 SOURCES = (FOLDER / "matvec.cc", FOLDER / "attend.cc")
@@ -42,7 +42,7 @@ def library() -> Path:
     parts = [
         *(path.read_bytes() for path in SOURCES + HEADERS),
         " ".join(FLAGS).encode(),
-        jaxlib.__version__.encode(),
+        importlib.metadata.version("jaxlib").encode(),
         _processor().encode(),
     ]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -61,7 +61,14 @@ def build() -> Path:
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [cxx, *FLAGS, f"-isystem{jax.ffi.include_dir()}", *map(str, SOURCES), "-o", str(made)]
+        command = [
+            cxx,
+            *FLAGS,
+            f"-isystem{jax.ffi.include_dir()}",
+            *map(str, SOURCES),
+            "-o",
+            str(made),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"{cxx} failed: {done.stderr.strip().splitlines()[-1:]}")

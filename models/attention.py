@@ -45,8 +45,11 @@ def _append(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
     new = new.swapaxes(1, 2).astype(slots.dtype)
     if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
         return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
-    write = jax.vmap(lambda s, n, p: jax.lax.dynamic_update_slice(s, n, (0, p, 0)))
-    return write(slots, new, position)
+    return jax.vmap(_write)(slots, new, position)
+
+
+def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(slots, new, (0, position, 0))
 
 
 def _attend(q: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:

@@ -127,4 +127,3 @@ class Decoder(Stack):
         head = self.embedding if self.config.tied_embeddings else self.head
         (out,) = products(x, head)
         return out
-

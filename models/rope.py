@@ -36,4 +36,5 @@ def _stretched(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
         scaling.high_frequency_factor - scaling.low_frequency_factor
     )
     kept = np.clip(share, 0.0, 1.0)
-    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+    stretched: np.ndarray = kept * frequencies + (1 - kept) * frequencies / scaling.factor
+    return stretched

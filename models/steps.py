@@ -50,7 +50,8 @@ def prefill(
       weights: see the module.
       cache: as for `decode_step`.
       tokens: int32 [B, T], each row's first `lengths` real and the rest of any value.
-      lengths: int32 [B], 1 ≤ lengths ≤ T.
+      lengths: int32 [B], 0 ≤ lengths ≤ T; a row of none is left as it was, and its logits mean
+        nothing.
 
     Returns:
       float32 logits [B, vocab] after each row's last real token (the only ones that a prompt
@@ -59,7 +60,7 @@ def prefill(
     model = _module(Decoder, config, weights)
     before = cache.position
     hidden, cache = model.run_layers(model.embedding(tokens), cache)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
     return model.logits(last)[:, 0], cache.rewind(before + lengths)
 
 
@@ -77,10 +78,11 @@ def layer_step(
 def shapes(config: DecoderConfig, dtype: str = "float32") -> Weights:
     """The weights tree as `jax.ShapeDtypeStruct`s: what a loader must fill."""
     _, state = _abstract(Decoder, config, dtype == "int8")
-    return jax.tree.map(
+    stored: Weights = jax.tree.map(
         lambda x: x if x.ndim == 1 or dtype == "int8" else jax.ShapeDtypeStruct(x.shape, dtype),
         nnx.to_pure_dict(state),
     )
+    return stored
 
 
 def _module(kind: type[M], config: DecoderConfig, weights: Weights) -> M:
@@ -89,7 +91,8 @@ def _module(kind: type[M], config: DecoderConfig, weights: Weights) -> M:
     structure, state = _abstract(kind, config, kernel.dtype == jnp.int8)
     state = jax.tree.map(lambda x: x, state)  # a copy: replacing happens in place
     nnx.replace_by_pure_dict(state, weights)
-    return nnx.merge(structure, state)
+    module: M = nnx.merge(structure, state)
+    return module
 
 
 @functools.cache
