@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from models.errors import ModelError
@@ -22,7 +25,9 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         """Compiles the template's source; raises ModelError where it is not valid Jinja."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationMark, jinja2.ext.loopcontrols],
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
@@ -52,6 +57,17 @@ class ChatTemplate:
         # A template is a program from a file: it can fail in any way that Python code can.
         except Exception as error:
             raise ModelError(f"chat template: {error}") from error
+
+
+class _GenerationMark(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks the assistant's words, for training only."""
+
+    tags = {"generation"}  # noqa: RUF012  (Jinja's own declaration)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """The body itself: what the mark surrounds is rendered as if it were not there."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _raise_exception(message: str) -> NoReturn:

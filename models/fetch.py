@@ -64,7 +64,7 @@ def fetch(published: PublishedFile, folder: Path) -> Path:
                 return target
             prefix = f".{published.file_name}.part-"
             for left_behind in folder.glob(f"{prefix}*"):
-                shutil.rmtree(left_behind)
+                shutil.rmtree(left_behind, ignore_errors=True)
             _check_room(published, folder)
             with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:
                 whole = _join_parts(published, Path(scratch))

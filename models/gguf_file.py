@@ -89,8 +89,9 @@ _KNOWN_KEYS = (
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
 )
-# Rows dequantised at a time: the package's temporaries are several times its output.
-_CHUNK_VALUES = 2**20
+# Values dequantised at a time (a multiple of every block's): the package's temporaries are several
+# times its output, and this keeps them in the cache.
+_PIECE_VALUES = 2**17
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -135,14 +136,15 @@ def read_tensor(path: Path, tensor: TensorInfo) -> np.ndarray:
         return values
     if tensor.type == _TYPES.BF16:
         return np.asarray(data.view(ml_dtypes.bfloat16).reshape(tensor.shape))
-    rows = data.reshape(math.prod(tensor.shape[:-1]), -1)
-    values = np.empty((len(rows), tensor.shape[-1]), np.float32)
-    chunk = max(1, _CHUNK_VALUES // tensor.shape[-1])
-    for start in range(0, len(rows), chunk):
-        values[start : start + chunk] = gguf.quants.dequantize(
-            rows[start : start + chunk], tensor.type
-        )
-    return values.reshape(tensor.shape)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
+    flat = np.empty(math.prod(tensor.shape), np.float32)
+    # Blocks do not cross rows, so the tensor can be taken as one long row, a piece at a time.
+    for start in range(0, flat.size, _PIECE_VALUES):
+        stop = min(start + _PIECE_VALUES, flat.size)
+        blocks = data[start // block_values * block_bytes : stop // block_values * block_bytes]
+        with np.errstate(all="ignore"):  # `Checkpoint.read` refuses what is not finite
+            flat[start:stop] = gguf.quants.dequantize(blocks, tensor.type)
+    return flat.reshape(tensor.shape)
 
 
 def _config(metadata: Fields, architecture: str, header: GgufHeader, path: Path) -> DecoderConfig:

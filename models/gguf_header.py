@@ -91,6 +91,8 @@ class _Reader:
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = self._string("a key's name", _MAX_KEY_BYTES)
+            if not (key.isascii() and key.isprintable()):
+                raise self._error(f"a key's name is not printable ASCII: {key!r}")
             if key in metadata:
                 raise self._error(f"key {key!r} is there twice")
             metadata[key] = self._value(key)
@@ -141,10 +143,8 @@ class _Reader:
 
     def _alignment(self, metadata: dict[str, Any]) -> int:
         alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
-        is_power_of_two = (
-            isinstance(alignment, int) and alignment > 0 and not alignment & alignment - 1
-        )
-        if not is_power_of_two or alignment > _MAX_ALIGNMENT:
+        in_range = type(alignment) is int and 0 < alignment <= _MAX_ALIGNMENT
+        if not in_range or alignment.bit_count() != 1:
             raise self._error(f"general.alignment must be a power of two, not {alignment!r}")
         return int(alignment)
 
@@ -176,6 +176,9 @@ class _Reader:
                 size_bytes=size_bytes,
             )
             expected_offset = _rounded_up(offset + size_bytes, alignment)
+        if self._size_bytes > data_start + expected_offset:
+            surplus_bytes = self._size_bytes - data_start - expected_offset
+            raise self._error(f"has {surplus_bytes} bytes behind its last tensor; get it anew")
         return tensors
 
     def _size_of(

@@ -7,6 +7,7 @@ gives the original context, and the rule found so must give the file's divisors 
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -34,17 +35,15 @@ def scaling_of(divisors: np.ndarray, config: DecoderConfig, source: str) -> Rope
     turns = _LOW + (_HIGH - _LOW) * kept
     contexts = turns * 2 * np.pi / plain
     between = (kept > _TOLERANCE) & (kept < 1 - _TOLERANCE)
-    # With no divisor between the bounds, any context will do that keeps all the unchanged ones.
-    deciding = (
-        contexts[between]
-        if between.any()
-        else contexts[kept >= 1 - _TOLERANCE].max(initial=1.0, keepdims=True)
-    )
+    if between.any():
+        context = round(min(float(np.median(contexts[between])), 2.0**31))
+    else:  # any context will do that leaves all the unchanged ones as they are
+        context = math.ceil(contexts[kept >= 1 - _TOLERANCE].max(initial=1.0))
     rule = RopeScaling(
         factor=factor,
         low_frequency_factor=_LOW,
         high_frequency_factor=_HIGH,
-        original_context=max(1, round(min(float(np.median(deciding)), 2.0**31))),
+        original_context=max(1, context),
     )
     scaled = inverse_frequencies(dataclasses.replace(config, rope_scaling=rule))
     if not np.allclose(plain / divisors, scaled, rtol=_TOLERANCE, atol=0):

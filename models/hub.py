@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 from models.errors import ModelError
 
@@ -23,13 +24,9 @@ def fetch_folder(repository: str) -> Path:
             f"hf:{repository}: huggingface_hub is not installed; `pip install huggingface_hub`"
         ) from error
     try:
-        cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        if _is_whole(cached):
-            return cached
-    except huggingface_hub.errors.LocalEntryNotFoundError:
-        cached = None  # not downloaded yet
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=_WANTED_FILES))
+        return _cached_folder(huggingface_hub, repository) or Path(
+            huggingface_hub.snapshot_download(repository, allow_patterns=_WANTED_FILES)
+        )
     # The library lets errors of its HTTP client through, whose kinds change between versions.
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -37,6 +34,14 @@ def fetch_folder(repository: str) -> Path:
             f"hf:{repository}: cannot be fetched ({type(error).__name__}): "
             f"{reason[0] if reason else 'no reason given'}"
         ) from error
+
+
+def _cached_folder(hub: ModuleType, repository: str) -> Path | None:
+    try:
+        folder = Path(hub.snapshot_download(repository, local_files_only=True))
+    except hub.errors.LocalEntryNotFoundError:
+        return None
+    return folder if _is_whole(folder) else None
 
 
 def _is_whole(folder: Path) -> bool:

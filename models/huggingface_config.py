@@ -58,8 +58,9 @@ def _refuse_unsupported(fields: Fields) -> None:
             f"{fields.source}: quantized weights are not supported here; take the model's "
             f"bfloat16 files, or a GGUF file"
         )
-    if fields.number("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(f"{fields.source}: partial_rotary_factor must be 1")
+    for record in (fields, _rope(fields)):
+        if record.number("partial_rotary_factor", 1.0) != 1.0:
+            raise ModelError(f"{record.source}: only a partial_rotary_factor of 1 is supported")
     if fields.has("layer_types"):
         others = {kind for kind in fields.texts("layer_types") if kind != "full_attention"}
         if others:
@@ -68,7 +69,10 @@ def _refuse_unsupported(fields: Fields) -> None:
 
 def _rope(fields: Fields) -> Fields:
     # transformers 5 writes `rope_parameters`, with the base in it; before, it was `rope_scaling`.
-    return fields.record("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    rope = fields.record("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    if any(isinstance(value, dict) for value in rope.values.values()):
+        raise ModelError(f"{rope.source}: one RoPE for each kind of layer is not supported")
+    return rope
 
 
 def _rope_theta(fields: Fields) -> float:

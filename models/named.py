@@ -75,10 +75,9 @@ def resolve(model: str) -> Path:
         return _cached(model, NAMED_MODELS[model])
     if model.startswith("hf:"):
         return fetch_folder(model.removeprefix("hf:"))
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
-    if "/" in model or path.suffix == ".gguf":
+    if _is_there(model):
+        return Path(model).expanduser()
+    if "/" in model or model.endswith(".gguf"):
         raise ModelError(f"{model}: no such file or folder")
     near = difflib.get_close_matches(model.lower(), NAMED_MODELS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMED_MODELS)}"
@@ -92,16 +91,26 @@ def cache_folder() -> Path:
     """Where fetched models are kept: emu/models in $XDG_CACHE_HOME, or else in ~/.cache."""
     # The XDG specification has relative paths ignored.
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "emu" / "models"
+    try:
+        return (named if named.is_absolute() else Path.home() / ".cache") / "emu" / "models"
+    except RuntimeError as error:
+        raise ModelError(f"no cache folder: {error}; XDG_CACHE_HOME can name one") from error
 
 
 def _cached(name: str, published: PublishedFile) -> Path:
     path = cache_folder() / published.file_name
-    if not path.exists():
+    if not _is_there(str(path)):
         path = fetch(published, cache_folder())
     remedy = f"delete it, and `python -m models.named {name}` fetches it anew"
     check_file(path, published.size_bytes, published.sha256, remedy)
     return path
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, RuntimeError) as error:  # a folder not to be read; ~ of an unknown user
+        raise ModelError(f"{path}: cannot be looked at: {error}") from error
 
 
 def main(arguments: list[str]) -> int:

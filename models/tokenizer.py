@@ -27,6 +27,7 @@ _END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>")
 
 # The kinds of token in tokenizer.ggml.token_type.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_LAST_KIND = 6
 
 
 class Tokenizer:
@@ -222,6 +223,8 @@ def _kinds(metadata: Fields, count: int) -> list[int]:
             f"{metadata.source}: {len(kinds)} entries in tokenizer.ggml.token_type "
             f"for {count} tokens"
         )
+    if not all(0 <= kind <= _LAST_KIND for kind in kinds):
+        raise ModelError(f"{metadata.source}: tokenizer.ggml.token_type holds an unknown kind")
     return kinds
 
 
