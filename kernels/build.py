@@ -1,29 +1,15 @@
-"""Compile the native products for this machine: `python -m kernels.build`.
+"""Compile the native products for this machine: `python -m kernels.build`."""
 
-The library is named by a hash of all that went into it (source, compiler, flags, jaxlib, and the
-processor's features, since it is compiled for this very processor), so a library that fits
-another machine or another jaxlib is never loaded: it just isn't there, and the plain JAX products
-are used.
-"""
-
-import functools
-import hashlib
-import importlib.metadata
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 import jax
 
-FOLDER = Path(__file__).parent
-SOURCES = (FOLDER / "matvec.cc", FOLDER / "attend.cc")
-HEADERS = (FOLDER / "dot.h", FOLDER / "parallel.h")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fno-math-errno")
+from kernels.library import FLAGS, SOURCES, library
 
 
 class BuildError(RuntimeError):
@@ -34,20 +20,6 @@ def compiler() -> str | None:
     """The C++ compiler: $CXX, else g++, clang++ or c++, whichever is there first."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     return next((path for name in names if (path := shutil.which(name))), None)
-
-
-@functools.cache
-def library() -> Path:
-    """Where the library for this machine, jaxlib and source lies, or would lie."""
-    parts = [
-        *(path.read_bytes() for path in SOURCES + HEADERS),
-        " ".join(FLAGS).encode(),
-        importlib.metadata.version("jaxlib").encode(),
-        _processor().encode(),
-    ]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
-    return FOLDER / "_build" / f"products-{digest}{suffix}"
 
 
 def build() -> Path:
@@ -74,16 +46,6 @@ def build() -> Path:
             raise BuildError(f"{cxx} failed: {done.stderr.strip().splitlines()[-1:]}")
         os.replace(made, target)
     return target
-
-
-def _processor() -> str:
-    """The processor's features, as far as the system tells them."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return f"{platform.machine()} {platform.processor()}"
-    lines = info.read_text().splitlines()
-    keys = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.split("\t")[0] in keys}))
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from kernels.build import library
+from kernels.library import library
 
 MATVEC = "emu_matvec"
 ATTEND = "emu_attend"

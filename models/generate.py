@@ -157,7 +157,7 @@ def _checked_cache(
     stray = [t for p in prompts for t in p if not 0 <= t < config.vocab_size]
     if stray:
         raise ModelError(
-            f"generate: token {stray[0]} is outside the vocabulary ({config.vocab_size})"
+            f"generate: token {stray[0]} is outside the vocabulary of {config.vocab_size}"
         )
     lengths = [len(p) for p in prompts]
     if max(lengths) + max_tokens > config.max_context:
