@@ -182,7 +182,7 @@ def _config(metadata: Fields, architecture: str, header: GgufHeader, path: Path)
     _refuse_rope_scaling(metadata, architecture)
     config = DecoderConfig(
         vocab_size=vocab_size,
-        layers=_layers(metadata, key("block_count"), header),
+        layers=metadata.integer(key("block_count")),
         width=width,
         heads=heads,
         kv_heads=metadata.integer(key("attention.head_count_kv"), heads),
@@ -199,13 +199,6 @@ def _config(metadata: Fields, architecture: str, header: GgufHeader, path: Path)
         return config
     divisors = read_tensor(path, header.tensors[_ROPE_FACTORS])
     return dataclasses.replace(config, rope_scaling=scaling_of(divisors, config, str(path)))
-
-
-def _layers(metadata: Fields, key: str, header: GgufHeader) -> int:
-    layers = metadata.integer(key)
-    if layers > len(header.tensors):
-        raise ModelError(f"{metadata.source}: {key} is {layers}, of {len(header.tensors)} tensors")
-    return layers
 
 
 def _check_types(header: GgufHeader, path: Path) -> None:

@@ -24,10 +24,12 @@ def scaling_of(divisors: np.ndarray, config: DecoderConfig, source: str) -> Rope
 
     Raises ModelError where Llama 3's rule with its usual bounds does not give them.
     """
-    plain = inverse_frequencies(config)
     refusal = ModelError(f"{source}: rope_freqs.weight does not follow Llama 3's RoPE scaling")
-    if divisors.shape != plain.shape or not np.all((divisors >= 1) & (divisors < np.inf)):
+    if divisors.shape != (config.head_width // 2,):
         raise refusal
+    if not np.all((divisors >= 1) & (divisors < np.inf)):
+        raise refusal
+    plain = inverse_frequencies(config)
     factor = float(divisors.max())
     if factor == 1.0:
         return None

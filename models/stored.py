@@ -81,6 +81,9 @@ class Checkpoint:
 
 def check_tensors(config: DecoderConfig, tensors: Mapping[str, StoredTensor], source: str) -> None:
     """Raises ModelError that names the first tensor missing or mis-shaped for the config."""
+    # A damaged count must not have us list a billion layers.
+    if config.layers > len(tensors):
+        raise ModelError(f"{source}: {len(tensors)} tensors cannot make {config.layers} layers")
     wanted = weight_shapes(config)
     missing = [name for name in wanted if name not in tensors]
     if missing:

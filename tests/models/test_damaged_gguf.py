@@ -4,6 +4,7 @@ import collections
 import sys
 
 import confined
+import numpy as np
 import pytest
 import tiny_gguf
 from damage import damaged, layout_of
@@ -21,11 +22,14 @@ def cases(tmp_path_factory):
     named = {}
     for architecture in ("llama", "qwen3"):
         weights = tiny_gguf.tensors(architecture)
+        if architecture == "llama":  # one whose RoPE is scaled, 32 times
+            weights["rope_freqs.weight"] = np.array([1, 1, 32, 32], np.float32)
         packed = {}
         for name, kind in (("ffn_up", "Q8_0"), ("ffn_gate", "Q4_1")):
             key = f"blk.0.{name}.weight"
             packed[key] = (kind, tiny_gguf.packed(weights[key], kind))
-        path = tiny_gguf.write(folder / f"{architecture}.gguf", architecture, packed=packed)
+        file = folder / f"{architecture}.gguf"
+        path = tiny_gguf.write(file, architecture, weights=weights, packed=packed)
         data = path.read_bytes()
         for number, (done, content) in enumerate(damaged(data)):
             path = folder / f"{architecture}-{number}.gguf"

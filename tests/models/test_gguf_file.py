@@ -239,11 +239,6 @@ def test_embeddings_are_tied_when_there_is_no_output_matrix(tmp_path):
     assert_equal(untied.read("head/kernel"), weights["output.weight"])
 
 
-LLAMA3 = RopeScaling(
-    factor=32.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=8192
-)
-
-
 def rope_divisors(scaling, theta=500_000.0, pairs=4):
     """Llama 3's rule, one wavelength at a time, as its paper and reference code have it."""
     divisors = []
@@ -304,6 +299,7 @@ def test_other_rope_divisors_are_refused(tmp_path):
         ({"llama__block_count": "two"}, "block_count must be a whole number, not 'two'"),
         ({"llama__block_count": 1}, "not known to this architecture"),
         ({"llama__block_count": 3}, r"layers/2/attention_norm/scale \(and 8 more\) are missing"),
+        ({"llama__block_count": 2**31}, "20 tensors cannot make 2147483648 layers"),
         ({"llama__block_count": 2**32 - 1}, "block_count must be between 0 and 2147483648"),
         ({"llama__attention__head_count": 0}, "heads must be at least 1, not 0"),
         ({"llama__attention__head_count_kv": 3}, r"must be a multiple of kv_heads \(3\)"),
