@@ -40,7 +40,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line or cloud of points; series with the same label share a colour in all panels."""
+    """One line or cloud of points; series with the same label share a colour in all panels.
+
+    `like` is the label of the series whose colour this one takes instead.
+    """
 
     label: str
     x: tuple[float, ...]
@@ -48,6 +51,7 @@ class Series:
     style: Literal["line", "points", "dashed"] = "line"
     low: tuple[float, ...] = ()  # the ends of the whiskers, where there are any
     high: tuple[float, ...] = ()
+    like: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def png(figure: Figure) -> bytes:
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
-    labels = dict.fromkeys(s.label for panel in figure.panels for s in panel.series)
+    labels = dict.fromkeys(s.like or s.label for panel in figure.panels for s in panel.series)
     colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(labels)}
     shown: dict[str, Artist] = {}
     for number, panel in enumerate(figure.panels, start=1):
@@ -133,7 +137,7 @@ def png(figure: Figure) -> bytes:
             list(shown.values()),
             list(shown),
             loc="outside lower center",
-            ncols=min(4, len(shown)),
+            ncols=min(2 * columns, len(shown)),
             fontsize=8,
             frameon=False,
         )
@@ -157,8 +161,10 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.grid(visible=True, which="major", alpha=0.25)
     axes.set_xscale("log" if panel.log_x else "linear")
     axes.set_yscale("log" if panel.log_y else "linear")
+    if panel.log_x:
+        axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
     for series in panel.series:
-        colour = colours[series.label]
+        colour = colours[series.like or series.label]
         if series.low:
             axes.vlines(series.x, series.low, series.high, color=colour, alpha=0.35, linewidth=1.5)
         line, marker, faint = {

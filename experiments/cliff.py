@@ -8,12 +8,13 @@ placements take turns, and each becomes one row.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 import emu
+from emu.chips import Mechanism
 from emu.report import Report
 from experiments import cliff_report, cliff_summary, placements
 from experiments.errors import ExperimentError
@@ -124,7 +125,7 @@ def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     wanted = plan(settings, checkpoint.config)
     todo = [m for m in wanted if m.key not in results]
     if todo:
-        chip = placements.memories(emu.host(), settings.pair)
+        chip = emu.host(pair=cast(Mechanism, settings.pair))
         with progress(len(todo), "residency sweep", "row") as bar:
             for dtype in dict.fromkeys(m.dtype for m in todo):
                 sizes = dict.fromkeys(m.layers for m in todo if m.dtype == dtype)
@@ -151,6 +152,24 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
     )
 
 
+def read_bytes(weights: dict[str, Any]) -> list[int]:
+    """The bytes of each product of a decode step, in order: what `Memory.seconds` speaks of.
+
+    Products that share their input are one read; norms, a thousandth of the bytes, are left out.
+    """
+    shared = (
+        ("attention", ("q", "k", "v")),
+        ("attention", ("o",)),
+        ("mlp", ("gate", "up")),
+        ("mlp", ("down",)),
+    )
+    return [
+        sum(leaf.nbytes for name in names for leaf in jax.tree.leaves(layer[block][name]))
+        for layer in weights["layers"].values()
+        for block, names in shared
+    ]
+
+
 def _measure(
     settings: Settings,
     config: DecoderConfig,
@@ -159,7 +178,7 @@ def _measure(
     group: Sequence[Measurement],
 ) -> dict[str, dict[str, Any]]:
     """What to record of each placement of one model, by its name."""
-    near, far = chip.memories
+    near, far = chip.memory("on-chip"), chip.memory("off-chip")
     cache = new_cache(config, batch=1, length=settings.context)
     hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
 
@@ -188,8 +207,8 @@ def _measure(
             "dtype": m.dtype,
             "layers": m.layers,
             **facts[m.placement],
-            "host_on_chip_s": near.seconds(facts[m.placement]["weight_bytes"], m.dtype),
-            "host_off_chip_s": far.seconds(facts[m.placement]["weight_bytes"], m.dtype),
+            "host_on_chip_s": sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "host_off_chip_s": sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
             "latency": dataclasses.asdict(latencies[m.placement]),
         }
         for m in group

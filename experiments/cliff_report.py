@@ -50,8 +50,8 @@ def figure(points: Sequence[Point], name: str = "cliff") -> Figure:
         title="One decode step of the first layers of the model, by where its weights live",
         panels=tuple(panels),
         columns=max(1, len(panels) // 2),
-        note="Medians with whiskers from p10 to p90. Dashed: what emu.host() measured for plain "
-        "products reading as many bytes. Dotted: the capacity that this process can use.",
+        note="Medians with whiskers from p10 to p90. Dashed: the same products alone, one "
+        "after the other, as emu.host() measured them. Dotted: the capacity that this process has.",
     )
 
 
@@ -93,9 +93,9 @@ def _panel(points: Sequence[Point], dtype: str, *, speed: bool) -> Panel:
             )
         )
     line = summary.curve(points, dtype, "off-chip") or summary.curve(points, dtype, "on-chip")
-    for name, seconds in (
-        ("on_chip", [p.host_on_chip_s for p in line]),
-        ("off_chip", [p.host_off_chip_s for p in line]),
+    for name, like, seconds in (
+        ("on_chip", "on-chip", [p.host_on_chip_s for p in line]),
+        ("off_chip", "off-chip", [p.host_off_chip_s for p in line]),
     ):
         if line:
             series.append(
@@ -107,6 +107,7 @@ def _panel(points: Sequence[Point], dtype: str, *, speed: bool) -> Panel:
                         for p, s in zip(line, seconds, strict=True)
                     ),
                     style="dashed",
+                    like=like,
                 )
             )
     return Panel(
@@ -158,7 +159,7 @@ def _pairs_table(points: Sequence[Point]) -> Table:
         ),
         rows=tuple(rows),
         note="Medians of one decode step of the layers alone. on/host and off/host: measured time "
-        "over the time in which emu.host() saw plain products read as many bytes from that memory. "
+        "over that of the same products alone, as emu.host() measured them from that memory. "
         "disturbed: samples during which other processes used the processor; they are in no median "
         "unless all are.",
     )

@@ -6,8 +6,10 @@ its first token, then greedy decode steps for as many tokens as the canonical so
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import emu
+from emu.chips import Mechanism
 from emu.report import Report
 from experiments import decode_report, placements
 from experiments.cliff import check_dtypes
@@ -90,7 +92,7 @@ def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     todo = {what: key for what, key in planned.keys.items() if key not in results}
     if not todo:
         return tuple(planned.keys.values())
-    chip = placements.memories(emu.host(), settings.pair)
+    chip = emu.host(pair=cast(Mechanism, settings.pair))
     with progress(len(todo), "HumanEval", "answer") as bar:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):
             asked = {r.task: r for r in planned.requests if _of(todo, dtype, r.task)}

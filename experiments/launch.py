@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from emu.errors import EmuError
@@ -43,6 +43,8 @@ def launch(main: Callable[[], None], *, goes_on: bool = False) -> NoReturn:
     def guarded(rest: list[str]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
         try:
             if rest[1:]:
                 raise ExperimentError(f"{rest[1]!r} is not a flag: flags begin with --")
@@ -97,7 +99,11 @@ def check_config(arguments: list[str], name: str = "config") -> None:
     file = path.split(":", 1)[0]
     if not Path(file).is_file():
         raise ExperimentError(f"--{name}: there is no file {file}")
-    config = config_flags.ConfigFileFlagParser(name).parse(path)
+    alone = [arguments[0], f"--{name}={path}"]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=alone)
+    values(alone)
+    config = holder.value
     if not isinstance(config, ConfigDict):
         raise ExperimentError(f"--{name}: get_config() in {file} must return a ConfigDict")
     known = flat_keys(config, name)

@@ -5,7 +5,6 @@ memories of one machine between which `emu.realize` can really tell the differen
 (a cache against the memory behind it) or `memory-kind` (JAX's `device` against `pinned_host`).
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,22 +49,6 @@ def applies(name: str, layers: int) -> bool:
     return name != "half-on-chip" or layers > 1
 
 
-def memories(chip: emu.Chip, pair: str) -> emu.Chip:
-    """The same chip with only the two memories of a pair, the on-chip one first.
-
-    Raises `ExperimentError` where this machine has no such pair.
-    """
-    found = [memory for memory in chip.memories if memory.mechanism == pair]
-    near = [memory for memory in found if memory.placement == "on-chip"]
-    far = [memory for memory in found if memory.placement == "off-chip"]
-    if not near or not far:
-        known = sorted({memory.mechanism for memory in chip.memories if memory.mechanism})
-        raise ExperimentError(
-            f"this machine has no pair of memories for {pair!r}: take {' or '.join(known)}"
-        )
-    return dataclasses.replace(chip, memories=(near[0], far[0]))
-
-
 def placed(
     weights: dict[str, Any], chip: emu.Chip, name: str, *, layers: int, rules: Rules, pair: str
 ) -> tuple[emu.Placement, dict[str, Any]]:
@@ -82,7 +65,7 @@ def placed(
     Returns:
       The placement, and what a row records of it.
     """
-    near, far = chip.memories
+    near, far = chip.memory("on-chip"), chip.memory("off-chip")
     placement = emu.place(
         Work(leaves=leaves_of(weights)),
         emu.System(chip),

@@ -21,7 +21,7 @@ def by_turns(
     rounds: int,
     samples: int,
     warmup: int = 3,
-    turn_s: float = 0.1,
+    turn_s: float = 0.2,
 ) -> dict[str, emu.Latency]:
     """Seconds per call of each callable.
 
@@ -34,11 +34,11 @@ def by_turns(
     """
     recorders = {name: emu.Recorder() for name in calls}
     for number in range(2 * rounds):
-        if number >= rounds and min(r.calm for r in recorders.values()) >= samples:
+        if number >= rounds and min(r.calm_count for r in recorders.values()) >= samples:
             break
         for name, call in calls.items():
             for _ in range(warmup):
-                jax.block_until_ready(call())
+                jax.block_until_ready(call())  # type: ignore[no-untyped-call]
             _turn(call, recorders[name], samples, turn_s)
     return {name: recorder.latency() for name, recorder in recorders.items()}
 
