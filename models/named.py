@@ -79,7 +79,7 @@ def resolve(model: str) -> Path:
         return Path(model).expanduser()
     if "/" in model or model.endswith(".gguf"):
         raise ModelError(f"{model}: no such file or folder")
-    near = difflib.get_close_matches(model.lower(), NAMED_MODELS, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(model.lower(), NAMED_MODELS, n=1, cutoff=0.35)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMED_MODELS)}"
     raise ModelError(
         f"no model is called {model!r}; {hint} (a path to a GGUF file or a Hugging Face folder, "
