@@ -100,7 +100,7 @@ def check_config(arguments: list[str], name: str = "config") -> None:
     if not Path(file).is_file():
         raise ExperimentError(f"--{name}: there is no file {file}")
     alone = [arguments[0], f"--{name}={path}"]
-    values = flags.FlagValues()
+    values = flags.FlagValues()  # type: ignore[no-untyped-call]
     holder = config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=alone)
     values(alone)
     config = holder.value

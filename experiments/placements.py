@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import emu
-from emu.work import Work, leaves_of
 from experiments.errors import ExperimentError
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
@@ -67,7 +66,7 @@ def placed(
     """
     near, far = chip.memory("on-chip"), chip.memory("off-chip")
     placement = emu.place(
-        Work(leaves=leaves_of(weights)),
+        emu.Work(leaves=emu.leaves_of(weights)),
         emu.System(chip),
         rules_of(name, layers, rules),
         allow_overflow=True,

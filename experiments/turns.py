@@ -38,7 +38,7 @@ def by_turns(
             break
         for name, call in calls.items():
             for _ in range(warmup):
-                jax.block_until_ready(call())  # type: ignore[no-untyped-call]
+                jax.block_until_ready(call())
             _turn(call, recorders[name], samples, turn_s)
     return {name: recorder.latency() for name, recorder in recorders.items()}
 
