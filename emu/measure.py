@@ -177,7 +177,7 @@ def measure(
 
     def once(carry: Any) -> Any:
         result = call(carry) if stateful else call()
-        return jax.block_until_ready(result)  # type: ignore[no-untyped-call]
+        return jax.block_until_ready(result)
 
     for _ in range(warmup):
         carry = once(carry)
