@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 START_S = 60.0  # to import what the function needs, on a busy machine
 
 
-def outcomes(target, paths, *, extra_mb=256, limit_s=5.0):
+def outcomes(target, paths, *, extra_mb=256, limit_s=30.0):
     """{path: what the function returned, or 'crashed …', 'hung', or the error's type}."""
     found, left = {}, list(paths)
     while left:
