@@ -255,6 +255,7 @@ def test_a_small_probe_finds_both_pairs_of_memories(monkeypatch):
     monkeypatch.setattr(probe, "told_cache_bytes", lambda: 2 * MB)
     monkeypatch.setattr(probe, "FLOPS_SIDE", 64)
     monkeypatch.setattr(streams, "ROUNDS", 2)
+    monkeypatch.setattr(streams, "CHAIN", 8)
     monkeypatch.setattr(streams, "ROUND_S", 0.0005)
     chip, disturbed_share = probe.probe(machine())
     assert 0 <= disturbed_share <= 1
