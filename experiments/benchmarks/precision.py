@@ -30,6 +30,7 @@ def top1_agreement(
       The share for each of `others`, and how many tokens it is a share of.
     """
     same = dict.fromkeys(others, 0)
+    others = {name: _widened(weights) for name, weights in others.items()}
     tokens = 0
     with progress(len(texts), "top-1 agreement", "text") as bar:
         for text in sorted(texts, key=len):
@@ -39,6 +40,18 @@ def top1_agreement(
                 same[name] += int((_likeliest(config, weights, text) == reference).sum())
             bar.update()
     return {name: count / tokens for name, count in same.items()}, tokens
+
+
+def _widened(weights: Weights) -> Weights:
+    """The same numbers held in float32: ordinary dots would widen them again for every text."""
+    wide: Weights = {}
+    for name, value in weights.items():
+        if isinstance(value, dict):
+            wide[name] = _widened(value)
+        elif not str(name).endswith("_scale"):
+            scale = weights.get(f"{name}_scale")
+            wide[name] = value.astype(jnp.float32) * (1 if scale is None else scale[:, None])
+    return wide
 
 
 def _likeliest(config: DecoderConfig, weights: Weights, text: Sequence[int]) -> np.ndarray:
