@@ -26,7 +26,6 @@ class Kernel:
     """Entries that run together."""
 
     region: int
-    entries: list[Entry] = dataclasses.field(default_factory=list)
     open: bool = True
     merged: "Kernel | None" = None
 
@@ -105,22 +104,16 @@ def _grouped(entries: Sequence[Entry]) -> list[Kernel | None]:
         if entry.fuse != "alone":
             for other in before:
                 if other.open and other.region == entry.region:
-                    _join(kernel, other)
+                    other.merged = kernel
         for other in before:
             if _root(other) is not kernel:
                 other.open = False
-        kernel.entries.append(entry)
         kernel.open = entry.fuse == "loop"
         for touch in entry.writes:
             if isinstance(touch.tensor, Buffer):
                 maker[touch.tensor] = kernel
         chosen.append(kernel)
     return [None if kernel is None else _root(kernel) for kernel in chosen]
-
-
-def _join(kernel: Kernel, other: Kernel) -> None:
-    kernel.entries.extend(other.entries)
-    other.merged = kernel
 
 
 def _root(kernel: Kernel) -> Kernel:

@@ -59,6 +59,7 @@ class Program:
 
 _SUB_BYTE = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
 _FLOATING: dict[str, bool] = {}
+_NAMES: dict[Any, str] = {}
 
 
 def bits_of(dtype: str) -> int:
@@ -130,12 +131,16 @@ def shape_of(aval: Any) -> Shape:
     dims = getattr(inner, "shape", ())
     if not all(isinstance(n, int | np.integer) for n in dims):
         raise EmuError(f"emu.trace: {aval} has a symbolic dimension; trace it at one size")
-    return Shape(dims=tuple(int(n) for n in dims), dtype=_dtype_name(inner))
+    return Shape(dims=tuple(map(int, dims)), dtype=_dtype_name(inner))
 
 
 def _dtype_name(aval: Any) -> str:
     dtype = getattr(aval, "dtype", None)
-    return "float0" if dtype is None else str(getattr(dtype, "name", dtype))
+    name = _NAMES.get(dtype)
+    if name is None:
+        name = "float0" if dtype is None else str(getattr(dtype, "name", dtype))
+        _NAMES[dtype] = name
+    return name
 
 
 def opened(jaxpr: Jaxpr) -> tuple[Any, tuple[Any, ...]]:

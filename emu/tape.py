@@ -67,7 +67,6 @@ class Tape:
         self.escaping: set[Buffer] = set()  # read after their region ends
         self.born: dict[Buffer, int] = {}  # buffers allocated before their first write
         self.homes: dict[Buffer, Buffer] = {}  # buffers that live in another one's memory
-        self.token_axes: dict[str, int] = {}  # of cache leaves, as their updates show them
         self.constants: dict[int, Value] = {}  # arrays that the function is closed over, by id
 
     @property

@@ -51,20 +51,13 @@ def trace(
     hints = Hints.of(hints)
     roles = _roles(weights, cache, len(args))
     program = open_program(fn, args)
-    stored, buffers = _inputs(program, roles, {}, hints)
+    stored, buffers = _inputs(program, roles, hints)
     tape, outs = _read(program, stored, buffers, hints)
-    leaves = tuple(s.leaf for s in stored if s is not None)
-    if hints.context is not None and any(leaf.kind == "cache" for leaf in leaves):
-        token_axes = {
-            leaf.path: axis
-            for leaf in leaves
-            if leaf.kind == "cache" and (axis := _token_axis(leaf, tape, hints)) is not None
-        }
-        stored, buffers = _inputs(program, roles, token_axes, hints)
+    if any(s.blurred and s.token_axis is not None for s in stored if s is not None):
+        # Some of the cache was read before an update showed which axis its tokens lie along.
         tape, outs = _read(program, stored, buffers, hints)
-        _note_unplaced(leaves, token_axes, tape)
-    elif any(leaf.kind == "cache" for leaf in leaves):
-        tape.note("cache: charged for its allocated length (hint: context)")
+    leaves = tuple(s.leaf for s in stored if s is not None)
+    _note_context([s for s in stored if s is not None], tape)
     _leave_through(outs, tape)
     tape.entries = [entry for entry in tape.entries if entry.real and entry.count]
     fused = fuse(tape.entries, tape.escaping)
@@ -114,7 +107,6 @@ def _as_tuple(positions: Positions, kind: str) -> tuple[int, ...]:
 def _inputs(
     program: Program,
     roles: Mapping[int, Literal["weights", "cache"]],
-    token_axes: Mapping[str, int],
     hints: Hints,
 ) -> tuple[list[Stored | None], list[Buffer | None]]:
     """For each input, the leaf or the activations that it is."""
@@ -131,7 +123,9 @@ def _inputs(
         if leaf.path in seen:
             raise EmuError(f"emu.trace: two leaves are named {leaf.path!r}; name them apart")
         seen.add(leaf.path)
-        stored.append(Stored(leaf=leaf, token_axis=token_axes.get(leaf.path), tokens=hints.context))
+        tokens = hints.context if kind == "cache" else None
+        axis = None if tokens is None else _hinted_axis(leaf, hints)
+        stored.append(Stored(leaf=leaf, token_axis=axis, tokens=tokens))
         buffers.append(None)
     return stored, buffers
 
@@ -162,11 +156,11 @@ def _read(
     return tape, interpret(program.jaxpr, values, tape)
 
 
-def _token_axis(leaf: Leaf, tape: Tape, hints: Hints) -> int | None:
-    """A cache leaf's axis of tokens: as hinted, or as its updates show it."""
+def _hinted_axis(leaf: Leaf, hints: Hints) -> int | None:
+    """A cache leaf's axis of tokens, where a hint names it."""
     hinted = hints.at("context_axis", leaf.path)
     if hinted is None:
-        return tape.token_axes.get(leaf.path)
+        return None
     axis = int(hinted)
     if not -len(leaf.shape) <= axis < len(leaf.shape):
         raise EmuError(
@@ -175,14 +169,14 @@ def _token_axis(leaf: Leaf, tape: Tape, hints: Hints) -> int | None:
     return axis % len(leaf.shape)
 
 
-def _note_unplaced(leaves: Sequence[Leaf], token_axes: Mapping[str, int], tape: Tape) -> None:
-    unknown = [
-        leaf.path
-        for leaf in leaves
-        if leaf.kind == "cache" and len(leaf.shape) > 1 and leaf.path not in token_axes
-    ]
-    if unknown:
-        names = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+def _note_context(stored: Sequence[Stored], tape: Tape) -> None:
+    """Say which cache leaves are charged for their allocated length."""
+    cache = [s for s in stored if s.leaf.kind == "cache" and len(s.leaf.shape) > 1]
+    unknown = [s.leaf.path for s in cache if s.token_axis is None]
+    names = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+    if cache and tape.hints.context is None:
+        tape.note("cache: charged for its allocated length (hint: context)")
+    elif unknown:
         tape.note(
             f"cache: no update shows the axis of tokens of {names}: charged for the allocated "
             "length (hint: context_axis)"

@@ -20,13 +20,14 @@ from emu.work import Leaf
 Count = int | Fraction
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Stored:
     """A leaf of the weights or the cache; compared by identity."""
 
     leaf: Leaf
-    token_axis: int | None = None  # of a cache leaf, where it is known
     tokens: int | None = None  # tokens really in the cache, where a hint says so
+    token_axis: int | None = None  # of a cache leaf: hinted, or learnt from its first update
+    blurred: bool = False  # a view lost sight of an axis before the axis of tokens was known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,10 +67,15 @@ class Source:
 
     @property
     def elements(self) -> Count:
-        """Elements to read for the whole value."""
+        """Elements to read for the whole value; of a cache, of the tokens that are in it."""
+        tensor = self.tensor
+        axis = tensor.token_axis if isinstance(tensor, Stored) else None
         count: Count = self.scale
-        for n in self.extents:
-            count *= n
+        for n, a in zip(self.extents, self.axes, strict=True):
+            if axis is not None and a == axis:
+                count *= min(n, tensor.tokens)  # type: ignore[union-attr, type-var]
+            else:
+                count *= n
         return count
 
 
@@ -103,6 +109,13 @@ class Value:
         """Over stored tensors and constants alone; nothing has been read yet."""
         return all(not isinstance(s.tensor, Buffer) for s in self.sources)
 
+    def same_place(self, other: "Value") -> bool:
+        """Whether both are the same part of the same stored tensor."""
+        a, b = self.stored, other.stored
+        if a is None or b is None:
+            return False
+        return a.tensor is b.tensor and a.region == b.region and a.axes == b.axes
+
     @property
     def stored(self) -> Source | None:
         """The one leaf that this value is, sliced or transposed but not computed on."""
@@ -119,14 +132,11 @@ class Cell:
 
 
 def of_leaf(stored: Stored) -> Value:
-    """A whole leaf; of a cache leaf, the tokens that are in it."""
+    """A whole leaf."""
     leaf = stored.leaf
-    extents = list(leaf.shape)
-    if stored.token_axis is not None and stored.tokens is not None:
-        extents[stored.token_axis] = min(extents[stored.token_axis], stored.tokens)
     source = Source(
         tensor=stored,
-        extents=tuple(extents),
+        extents=leaf.shape,
         axes=tuple(range(len(leaf.shape))),
         rows=(0, leaf.shape[0]) if leaf.shape else None,
     )
@@ -216,9 +226,6 @@ def sliced(
 def _cut_extent(s: Source, d: int, n: int, m: int) -> Count:
     """The extent of dimension `d` when `m` of its `n` entries are kept."""
     extent = s.extents[d]
-    stored = s.tensor if isinstance(s.tensor, Stored) else None
-    if stored is not None and stored.token_axis is not None and s.axes[d] == stored.token_axis:
-        return min(m, extent)  # a window holds the tokens that there are
     if extent == n:
         return m
     if extent <= 1 or m == 0:
@@ -245,6 +252,8 @@ def reshaped(value: Value, shape: Shape) -> Value:
     """The same elements in row-major order under other dimensions."""
     old, new = value.shape.dims, shape.dims
     groups = _groups(old, new)
+    lost = {d for olds, news in groups if not len(olds) == len(news) == 1 for d in olds}
+    value = blurring(value, lost)
 
     def regroup(s: Source) -> Source:
         extents: list[Count] = [1] * len(new)
@@ -264,6 +273,29 @@ def reshaped(value: Value, shape: Shape) -> Value:
         return dataclasses.replace(s, extents=tuple(extents), axes=tuple(axes), scale=scale)
 
     return _mapped(value, shape, regroup)
+
+
+def blurring(value: Value, lost: set[int]) -> Value:
+    """The value, with the tokens of a cache counted in along dimensions about to be lost sight of."""
+    return (
+        dataclasses.replace(value, sources=tuple(_tokens_counted(s, lost) for s in value.sources))
+        if lost and value.sources
+        else value
+    )
+
+
+def _tokens_counted(s: Source, lost: set[int]) -> Source:
+    stored = s.tensor
+    if not isinstance(stored, Stored) or stored.tokens is None:
+        return s
+    if stored.token_axis is None:
+        stored.blurred |= any(s.axes[d] is not None for d in lost)
+        return s
+    extents = [
+        min(n, stored.tokens) if d in lost and s.axes[d] == stored.token_axis else n
+        for d, n in enumerate(s.extents)
+    ]
+    return dataclasses.replace(s, extents=tuple(extents))
 
 
 def _share(left: Count, n: int) -> tuple[Count, Count]:

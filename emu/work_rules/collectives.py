@@ -50,7 +50,7 @@ def _unsharded(
 ) -> Value:
     """What the devices' parts are together: the same leaf again, or activations."""
     for shard, value in zip(shards, values, strict=True):
-        if out.stored is not None and out.sources == shard.sources:
+        if out.same_place(shard):
             return dataclasses.replace(value, shape=shape)
     if out.constant:
         return constant(shape)

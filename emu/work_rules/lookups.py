@@ -61,6 +61,7 @@ def gather(site: Site, value: Value, indices: Value) -> Value:
         reads = [*(_part(where, t) for t in touches(site.settle(value))), *touches(indices)]
         result = site.emit("gather", reads=reads)[0]
         return with_routing(result, (value, indices))
+    value = algebra.blurring(value, set(where.collapsed))
     rows = dataclasses.replace(
         value,
         shape=site.outs[0],

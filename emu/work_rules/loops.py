@@ -66,7 +66,7 @@ def _slice(value: Value, region: tuple[str, int]) -> Value:
 
 def _passed(y: Value, slices: Sequence[Value]) -> bool:
     """Whether an output is one of the scanned slices, perhaps updated in place."""
-    return y.stored is not None and any(y.sources == s.sources for s in slices)
+    return any(y.same_place(s) for s in slices)
 
 
 def _stack(
@@ -79,7 +79,7 @@ def _stack(
 ) -> Value:
     """What the iterations' outputs are together."""
     for one, whole in zip(slices, stacked, strict=True):
-        if y.stored is not None and y.sources == one.sources:
+        if y.same_place(one):
             return dataclasses.replace(whole, shape=shape)
     if y.constant:
         return constant(shape)
@@ -217,7 +217,7 @@ def _alike(before: Value, after: Value) -> bool:
         return True
     if before.constant:
         return after.constant
-    return after.sources == before.sources and not after.computed
+    return after.same_place(before)
 
 
 def _is_buffer(value: Value) -> bool:

@@ -22,7 +22,7 @@ def dynamic_update_slice(site: Site, target: Value, update: Value, *indices: Val
     shorter = [n > m for n, m in zip(target.shape.dims, update.shape.dims, strict=True)]
     moving = [short and not index.constant for short, index in zip(shorter, indices, strict=True)]
     fixed = [short and index.constant for short, index in zip(shorter, indices, strict=True)]
-    _tell_token_axis(site, target, moving, fixed)
+    _tell_token_axis(target, moving, fixed)
     return updated(site, target, update, update.shape, reads=list(indices))
 
 
@@ -41,7 +41,7 @@ def scatter(site: Site, target: Value, indices: Value, update: Value) -> Value:
     for column, d in enumerate(mapped):
         fixed = indices.columns[column] if indices.columns is not None else indices.constant
         moving[d] = not fixed and length.get(d, 1) < target.shape.dims[d]
-    _tell_token_axis(site, target, moving, [False] * len(moving))
+    _tell_token_axis(target, moving, [False] * len(moving))
     combines = site.name not in ("scatter",)
     result = updated(site, target, update, update.shape, reads=[indices], combines=combines)
     return with_routing(result, (target, indices, update))
@@ -112,19 +112,19 @@ def _whole_buffer(value: Value) -> Buffer | None:
     return source.tensor
 
 
-def _tell_token_axis(
-    site: Site, target: Value, moving: Sequence[bool], fixed: Sequence[bool]
-) -> None:
+def _tell_token_axis(target: Value, moving: Sequence[bool], fixed: Sequence[bool]) -> None:
     """Remember the cache leaf's axis along which this update moves."""
     if len(target.sources) != 1 or target.computed:
         return
     tensor = target.sources[0].tensor
     while isinstance(tensor, Lookup):
         tensor = tensor.origin.tensor
-    if not isinstance(tensor, Stored) or tensor.leaf.kind != "cache":
+    if not isinstance(tensor, Stored) or tensor.leaf.kind != "cache" or tensor.tokens is None:
+        return
+    if tensor.token_axis is not None:
         return
     for candidates in (moving, fixed):
         axes = [target.sources[0].axes[d] for d, yes in enumerate(candidates) if yes]
         if len(axes) == 1 and axes[0] is not None:
-            site.tape.token_axes.setdefault(tensor.leaf.path, axes[0])
+            tensor.token_axis = axes[0]
             return
