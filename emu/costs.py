@@ -1,8 +1,8 @@
 """The table of cost rules, and the public way to add to it.
 
 A rule of emu's own takes a `Site` and the values that go in, and returns the values that come out
-(`emu.work_rules`). A caller's rule is simpler: it takes a `Call` (shapes and parameters) and returns
-a `Cost`.
+(`emu.work_rules`). A caller's rule is simpler: it takes a `Call` (shapes and parameters) and
+returns a `Cost`.
 
     @emu.cost_rule("ffi_call", name="my_matvec")
     def matvec(call):

@@ -60,10 +60,10 @@ class _Read:
 def fuse(entries: Sequence[Entry], escaping: Iterable[Buffer]) -> list[Fused]:
     """Entries in the order in which their kernels run, numbered from 0 by kernel."""
     kernel_of = _grouped(entries)
-    last = {kernel: i for i, kernel in enumerate(kernel_of) if kernel is not None}
+    last: dict[Kernel | None, int] = {k: i for i, k in enumerate(kernel_of) if k is not None}
     order = sorted(
         range(len(entries)),
-        key=lambda i: (i if kernel_of[i] is None else last[kernel_of[i]], i),
+        key=lambda i: (last.get(kernel_of[i], i), i),
     )
     crossing = _crossing(entries, kernel_of, set(escaping))
     numbers: dict[Kernel, int] = {}

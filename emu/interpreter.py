@@ -1,7 +1,7 @@
 """Reads a jaxpr equation by equation, with provenance for values, and writes the tape.
 
-Each primitive has a rule that takes its `Site` (the equation, the tape) and the `Value`s that go in,
-and returns those that come out. A primitive without a rule is an error that says what to do.
+Each primitive has a rule that takes its `Site` (the equation, the tape) and the `Value`s that go
+in, and returns those that come out. A primitive without a rule is an error that says what to do.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class Site:
         dot: Dot | None = None,
         real: bool = True,
     ) -> list[Value]:
-        """Write an op that reads whole `values` (or just `reads`) and makes `outs` in new buffers."""
+        """Write an op that reads `values` whole (or just `reads`) and makes `outs` in buffers."""
         entry = Entry(
             name=self.name,
             kind=kind,
@@ -136,8 +136,7 @@ def interpret(
     env: dict[Any, Value] = {}
     for var, const in zip(inner.constvars, consts, strict=True):
         env[var] = _closed_over(const, shape_of(var.aval), tape)
-    for var, value in zip(inner.invars, values, strict=True):
-        env[var] = value
+    env.update(zip(inner.invars, values, strict=True))
 
     def read(atom: Any) -> Value:
         return _literal(atom) if is_literal(atom) else env[atom]
@@ -153,8 +152,7 @@ def interpret(
         )
         results = _apply(site, [read(atom) for atom in eqn.invars])
         assert len(results) == len(eqn.outvars), site.name
-        for var, result in zip(eqn.outvars, results, strict=True):
-            env[var] = result
+        env.update(zip(eqn.outvars, results, strict=True))
     return [
         read(v) if keep else constant(shape_of(v.aval))
         for v, keep in zip(inner.outvars, wanted, strict=True)
@@ -170,7 +168,7 @@ def _apply(site: Site, values: list[Value]) -> Sequence[Value]:
     if own is None:
         raise unknown(site, values)
     result = own(site, *values)
-    return (result,) if isinstance(result, Value) else result  # type: ignore[no-any-return]
+    return (result,) if isinstance(result, Value) else result
 
 
 def called_name(site: Site) -> str | None:

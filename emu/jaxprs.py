@@ -1,7 +1,7 @@
 """The only file that touches JAX's jaxpr internals: opening a function, walking, key paths.
 
-JAX moves these between versions (a closed jaxpr became a jaxpr in 0.12, a scan's counts of constants
-and carries became a tree), so that what the rest of emu needs to know is asked here.
+JAX moves these between versions (a closed jaxpr became a jaxpr in 0.12, a scan's counts of
+constants and carries became a tree), so that what the rest of emu needs to know is asked here.
 """
 
 import dataclasses
@@ -160,9 +160,7 @@ def is_reference(aval: Any) -> bool:
 
 def needed_equations(jaxpr: Any, needed: Sequence[bool]) -> list[Equation]:
     """The equations that the needed outputs depend on, or that have effects; XLA drops the rest."""
-    wanted = {
-        v for v, keep in zip(jaxpr.outvars, needed, strict=True) if keep and not is_literal(v)
-    }
+    wanted = _kept(jaxpr, needed)
     kept = []
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or any(v in wanted for v in eqn.outvars):
@@ -173,12 +171,15 @@ def needed_equations(jaxpr: Any, needed: Sequence[bool]) -> list[Equation]:
 
 def needed_outputs(jaxpr: Any, equations: Iterable[Equation], needed: Sequence[bool]) -> set[Any]:
     """The variables that are read by these equations or are needed outputs."""
-    wanted = {
-        v for v, keep in zip(jaxpr.outvars, needed, strict=True) if keep and not is_literal(v)
-    }
+    wanted = _kept(jaxpr, needed)
     for eqn in equations:
         wanted.update(v for v in eqn.invars if not is_literal(v))
     return wanted
+
+
+def _kept(jaxpr: Any, needed: Sequence[bool]) -> set[Any]:
+    outputs = zip(jaxpr.outvars, needed, strict=True)
+    return {v for v, keep in outputs if keep and not is_literal(v)}
 
 
 def scope_of(eqn: Equation) -> str:

@@ -13,10 +13,6 @@ import numpy as np
 from emu.jaxprs import is_literal, needed_equations, opened, shape_of
 
 
-def _integer_pow(x: Any, params: Mapping[str, Any]) -> Any:
-    return x ** params["y"]
-
-
 def _truncated(a: Any, b: Any) -> Any:
     """Division as XLA does it: towards zero for integers."""
     if np.issubdtype(np.asarray(a).dtype, np.integer):
@@ -65,24 +61,31 @@ def fold(name: str, params: Mapping[str, Any], values: Sequence[Any], dtype: str
 
 
 def _plain(name: str, params: Mapping[str, Any], values: list[Any]) -> Any:
+    """Without regard to the dtype; None for what is not one of these."""
+    rule = _RULES.get(name)
+    if rule is None:
+        return None
     with np.errstate(all="ignore"):
-        if name in _SAME:
-            return values[0]
-        if name in _BINARY and len(values) == 2:
-            return _BINARY[name](values[0], values[1])
-        if name == "neg":
-            return -values[0]
-        if name == "not":
-            return ~values[0]
-        if name == "integer_pow":
-            return _integer_pow(values[0], params)
-        if name == "select_n":
-            which = int(values[0])
-            return values[1 + which] if 0 <= which < len(values) - 1 else None
-        if name == "clamp":
-            return min(max(values[1], values[0]), values[2])
-    return None
+        return rule(params, *values)
 
+
+def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    return lambda _, a, b: function(a, b)
+
+
+def _select(_: Mapping[str, Any], which: Any, *cases: Any) -> Any:
+    return cases[int(which)] if 0 <= int(which) < len(cases) else None
+
+
+_RULES: dict[str, Callable[..., Any]] = {
+    **{name: lambda _, x, *__: x for name in _SAME},
+    **{name: _binary(function) for name, function in _BINARY.items()},
+    "neg": lambda _, x: -x,
+    "not": lambda _, x: ~x,
+    "integer_pow": lambda params, x: x ** params["y"],
+    "select_n": _select,
+    "clamp": lambda _, low, x, high: min(max(x, low), high),
+}
 
 _CALLS = {
     "jit": "jaxpr",

@@ -1,7 +1,7 @@
 """The tape that the interpreter writes ops on, one entry an equation that costs something.
 
-Entries still name buffers rather than bytes: which of them cross memory is known only when the whole
-function has been read and its elementwise ops are fused (`emu.fusing`).
+Entries still name buffers rather than bytes: which of them cross memory is known only when the
+whole function has been read and its elementwise ops are fused (`emu.fusing`).
 """
 
 import contextlib

@@ -70,10 +70,11 @@ class Source:
         """Elements to read for the whole value; of a cache, of the tokens that are in it."""
         tensor = self.tensor
         axis = tensor.token_axis if isinstance(tensor, Stored) else None
+        tokens = tensor.tokens if isinstance(tensor, Stored) else None
         count: Count = self.scale
         for n, a in zip(self.extents, self.axes, strict=True):
             if axis is not None and a == axis:
-                count *= min(n, tensor.tokens)  # type: ignore[union-attr, type-var]
+                count *= n if tokens is None else min(n, tokens)
             else:
                 count *= n
         return count
@@ -276,7 +277,7 @@ def reshaped(value: Value, shape: Shape) -> Value:
 
 
 def blurring(value: Value, lost: set[int]) -> Value:
-    """The value, with the tokens of a cache counted in along dimensions about to be lost sight of."""
+    """The value, a cache's tokens counted in along dimensions about to be lost sight of."""
     return (
         dataclasses.replace(value, sources=tuple(_tokens_counted(s, lost) for s in value.sources))
         if lost and value.sources

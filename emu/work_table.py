@@ -10,9 +10,8 @@ _ROWS = 60  # rows shown; the rest is summed up
 def table(work: Work) -> str:
     """Totals in GB and GFLOP, then ops in order with per-call totals."""
     rows = _grouped(work.ops)
-    cells = [("op", "where", "runs", "GFLOP", "weights MB", "cache MB", "activations MB")]
-    for ops in rows[:_ROWS]:
-        cells.append(_row(ops))
+    head = ("op", "where", "runs", "GFLOP", "weights MB", "cache MB", "activations MB")
+    cells: list[tuple[str, ...]] = [head, *(_row(ops) for ops in rows[:_ROWS])]
     if len(rows) > _ROWS:
         rest = [op for ops in rows[_ROWS:] for op in ops]
         cells.append((f"… {len(rows) - _ROWS} more", *_row(rest)[1:]))
@@ -34,15 +33,19 @@ def _totals(work: Work) -> str:
     by_dtype = ", ".join(f"{n / 1e9:.6g} {d}" for d, n in sorted(work.flops_by_dtype.items()))
     return "\n".join(
         [
-            f"weights      {work.weight_bytes / 1e9:.6g} GB read of {held['weights'] / 1e9:.6g} GB held",
-            f"cache        {work.cache_bytes / 1e9:.6g} GB read, "
-            f"{work.cache_written_bytes / 1e9:.6g} GB written of {held['cache'] / 1e9:.6g} GB held",
-            f"activations  {work.activation_bytes / 1e9:.6g} GB moved, "
-            f"{work.peak_activation_bytes / 1e9:.6g} GB alive at most",
+            f"weights      {_gb(work.weight_bytes)} read of {_gb(held['weights'])} held",
+            f"cache        {_gb(work.cache_bytes)} read, {_gb(work.cache_written_bytes)} written "
+            f"of {_gb(held['cache'])} held",
+            f"activations  {_gb(work.activation_bytes)} moved, "
+            f"{_gb(work.peak_activation_bytes)} alive at most",
             f"GFLOP        {work.flops / 1e9:.6g} ({by_dtype})",
             f"kernels      {work.kernels}",
         ]
     )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.6g} GB"
 
 
 def _grouped(ops: Iterable[Op]) -> list[list[Op]]:
@@ -64,7 +67,7 @@ def _row(ops: list[Op]) -> tuple[str, ...]:
     main = max(ops, key=lambda op: (op.kernel is not None, sum(op.flops.values())))
     names = main.name if len(ops) == 1 else f"{main.name} +{len(ops) - 1}"
     where = main.scope or main.line
-    moved = {kind: 0 for kind in ("weights", "cache", "activations")}
+    moved = dict.fromkeys(("weights", "cache", "activations"), 0)
     for op in ops:
         for access in (*op.reads, *op.writes):
             moved[access.kind] += op.count * access.bytes

@@ -1,5 +1,5 @@
-"""Calls into another jaxpr: jit, remat, custom derivatives run as if written in place; a cond runs one
-of its branches.
+"""Calls into another jaxpr: jit, remat, custom derivatives run as if written in place; a cond runs
+one of its branches.
 """
 
 from fractions import Fraction
@@ -56,7 +56,8 @@ def cond(site: Site, index: Value, *values: Value) -> list[Value]:
     if chosen is not None:
         if not 0 <= int(chosen) < len(branches):
             raise EmuError(
-                f"cond {site.where}: hint says branch {chosen}, but they are 0 to {len(branches) - 1}"
+                f"cond {site.where}: the hint says branch {chosen}, "
+                f"but they are 0 to {len(branches) - 1}"
             )
         with site.tape.within(_inner(site)):
             return interpret(branches[int(chosen)], values, site.tape, site.needed)

@@ -71,7 +71,7 @@ def all_reduce(site: Site, *values: Value) -> list[Value]:
     """Every device gets the sum (or maximum) over its group; an op per operand."""
     axes = site.params["axes"]
     return [
-        _exchange(site, v, shape, "all_reduce", axes, v.shape.size)
+        _exchange(site, v, shape, kind="all_reduce", axes=axes, elements=v.shape.size)
         for v, shape in zip(values, site.outs, strict=True)
     ]
 
@@ -80,7 +80,9 @@ def all_reduce(site: Site, *values: Value) -> list[Value]:
 def all_gather(site: Site, *values: Value) -> list[Value]:
     """Every device gets all parts."""
     return [
-        _exchange(site, v, shape, "all_gather", site.params["axis_name"], shape.size)
+        _exchange(
+            site, v, shape, kind="all_gather", axes=site.params["axis_name"], elements=shape.size
+        )
         for v, shape in zip(values, site.outs, strict=True)
     ]
 
@@ -89,7 +91,14 @@ def all_gather(site: Site, *values: Value) -> list[Value]:
 def reduce_scatter(site: Site, *values: Value) -> list[Value]:
     """Every device gets its part of the sum."""
     return [
-        _exchange(site, v, shape, "reduce_scatter", site.params["axis_name"], v.shape.size)
+        _exchange(
+            site,
+            v,
+            shape,
+            kind="reduce_scatter",
+            axes=site.params["axis_name"],
+            elements=v.shape.size,
+        )
         for v, shape in zip(values, site.outs, strict=True)
     ]
 
@@ -98,7 +107,12 @@ def reduce_scatter(site: Site, *values: Value) -> list[Value]:
 def all_to_all(site: Site, value: Value, *_: Value) -> Value:
     """Every device sends a part to every other."""
     return _exchange(
-        site, value, site.outs[0], "all_to_all", site.params["axis_name"], value.shape.size
+        site,
+        value,
+        site.outs[0],
+        kind="all_to_all",
+        axes=site.params["axis_name"],
+        elements=value.shape.size,
     )
 
 
@@ -106,7 +120,9 @@ def all_to_all(site: Site, value: Value, *_: Value) -> Value:
 def ppermute(site: Site, *values: Value) -> list[Value]:
     """Every device sends to one other."""
     return [
-        _exchange(site, v, shape, "permute", site.params["axis_name"], v.shape.size)
+        _exchange(
+            site, v, shape, kind="permute", axes=site.params["axis_name"], elements=v.shape.size
+        )
         for v, shape in zip(values, site.outs, strict=True)
     ]
 
@@ -116,13 +132,13 @@ def pbroadcast(site: Site, *values: Value) -> list[Value]:
     """One device's value goes to all: charged as an all-gather of it."""
     axes = site.params.get("axis_name", site.params.get("axes"))
     return [
-        _exchange(site, v, shape, "all_gather", axes, shape.size)
+        _exchange(site, v, shape, kind="all_gather", axes=axes, elements=shape.size)
         for v, shape in zip(values, site.outs, strict=True)
     ]
 
 
 def _exchange(
-    site: Site, value: Value, shape: Shape, kind: Kind, axes: Any, elements: int
+    site: Site, value: Value, shape: Shape, *, kind: Kind, axes: Any, elements: int
 ) -> Value:
     group = _group_size(site, axes)
     if group == 1:

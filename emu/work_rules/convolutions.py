@@ -1,9 +1,8 @@
-"""Convolutions: 2·(output elements)·(kernel elements per output), padding counted as data; FFTs by the
-usual 5·n·log2(n) FLOPs of a complex transform of length n, and half of it for a real one.
+"""Convolutions: 2·(output elements)·(kernel elements per output), padding counted as data; FFTs by
+the usual 5·n·log2(n) FLOPs of a complex transform of length n, and half of it for a real one.
 """
 
 import math
-from fractions import Fraction
 
 from emu.costs import own_rule
 from emu.interpreter import Site
@@ -24,20 +23,11 @@ def conv_general_dilated(site: Site, data: Value, kernel: Value) -> Value:
 @own_rule("fft")
 def fft(site: Site, value: Value) -> Value:
     """A transform over the last dimensions."""
-    lengths = [int(n) for n in site.params["fft_lengths"]]
-    points = math.prod(lengths)
-    real = not (
-        value.shape.dtype.startswith("complex") and site.outs[0].dtype.startswith("complex")
-    )
-    larger = max(value.shape.size, site.outs[0].size) if real else value.shape.size
-    transforms = larger // max(1, points) if points else 0
-    each = Fraction(5 * points) * Fraction(math.log2(points) if points > 1 else 0)
-    flops = {
-        "float64" if "128" in site.outs[0].dtype else "float32": _ceil(each / (1 + real))
-        * transforms
-    }
+    points = math.prod(int(n) for n in site.params["fft_lengths"])
+    shapes = (value.shape, site.outs[0])
+    real = not all(shape.dtype.startswith("complex") for shape in shapes)
+    transforms = max(shape.size for shape in shapes) // max(1, points)
+    each = math.ceil(5 * points * math.log2(max(1, points)) / (2 if real else 1))
+    double = any(shape.dtype in ("complex128", "float64") for shape in shapes)
+    flops = {"float64" if double else "float32": each * transforms}
     return site.emit("fft", [site.in_memory(value)], flops=flops, fuse="alone")[0]
-
-
-def _ceil(n: Fraction) -> int:
-    return -(-n.numerator // n.denominator)

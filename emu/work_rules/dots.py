@@ -21,19 +21,19 @@ from emu.work_rules.experts import distinct_experts, hinted_experts
 def dot_general(site: Site, left: Value, right: Value, *_: Value) -> Value:
     """[batch, m, k] by [batch, k, n]."""
     (left_k, right_k), (left_batch, right_batch) = _dimensions(site.params["dimension_numbers"])
-    dot = shape_of_dot(left.shape, right.shape, left_k, right_k, left_batch, right_batch)
+    dot = shape_of_dot(left.shape, right.shape, (left_k, right_k), (left_batch, right_batch))
     reads = [*touches(left, left_k), *touches(right, right_k)]
     return emit_dot(site, dot, reads, left.shape.dtype, right.shape.dtype)
 
 
 @own_rule("scaled_dot", "scaled_matmul", "scaled_matmul_wrapper")
 def scaled_dot(site: Site, left: Value, right: Value, *scales: Value) -> Value:
-    """A product of block-scaled operands: the scales are read, their arithmetic is the unit's own."""
+    """A product of block-scaled operands: the scales are read, applying them is the unit's."""
     numbers = site.params.get("dimension_numbers")
     if numbers is None:  # [batch, m, k] by [batch, n, k]
         numbers = (((2,), (2,)), ((0,), (0,)))
     (left_k, right_k), (left_batch, right_batch) = _dimensions(numbers)
-    dot = shape_of_dot(left.shape, right.shape, left_k, right_k, left_batch, right_batch)
+    dot = shape_of_dot(left.shape, right.shape, (left_k, right_k), (left_batch, right_batch))
     reads = [*touches(left, left_k), *touches(right, right_k)]
     reads += [t for scale in scales for t in touches(scale)]
     return emit_dot(site, dot, reads, left.shape.dtype, right.shape.dtype)
@@ -45,7 +45,7 @@ def ragged_dot_general(site: Site, left: Value, right: Value, sizes: Value, *_: 
     is the ragged one, a product for each group).
     """
     numbers = site.params["ragged_dot_dimension_numbers"]
-    (left_k, right_k), (left_batch, right_batch) = _dimensions(numbers.dot_dimension_numbers)
+    (left_k, right_k), (left_batch, _) = _dimensions(numbers.dot_dimension_numbers)
     ragged = int(numbers.lhs_ragged_dimensions[0])
     group = [int(d) for d in numbers.rhs_group_dimensions]
     k = _product(left.shape.dims[d] for d in left_k)
@@ -57,15 +57,16 @@ def ragged_dot_general(site: Site, left: Value, right: Value, sizes: Value, *_: 
     if not group or ragged in left_k or ragged in left_batch:
         reads += touches(right, right_k)
     else:
-        reads += _experts_touched(site, right, group[0], sizes.routing, m, right_k)
+        experts = _experts_touched(site, right, group[0], routing=sizes.routing, rows=m)
+        reads += touches(experts, right_k)
     dot = Dot(batch=batch, m=m, n=n, k=k)
     return emit_dot(site, dot, reads, left.shape.dtype, right.shape.dtype)
 
 
 def _experts_touched(
-    site: Site, right: Value, axis: int, routing: Routing | None, rows: int, summed: Sequence[int]
-) -> list[Touch]:
-    """What is read of the experts' matrices: the expected number of distinct ones."""
+    site: Site, right: Value, axis: int, *, routing: Routing | None, rows: int
+) -> Value:
+    """The part of the experts' matrices that is read: the expected number of distinct ones."""
     held = right.shape.dims[axis]
     if routing is None:
         routing = Routing(experts=held, chosen=1)
@@ -81,7 +82,7 @@ def _experts_touched(
             hinted = hinted_experts(site, s)
             extents[axis] = min(held, expected if hinted is None else hinted)
         sources.append(dataclasses.replace(s, extents=tuple(extents)))
-    return touches(dataclasses.replace(right, sources=tuple(sources)), summed)
+    return dataclasses.replace(right, sources=tuple(sources))
 
 
 def emit_dot(site: Site, dot: Dot, reads: Sequence[Touch], left: str, right: str) -> Value:
@@ -95,16 +96,14 @@ def emit_dot(site: Site, dot: Dot, reads: Sequence[Touch], left: str, right: str
 def shape_of_dot(
     left: Shape,
     right: Shape,
-    left_k: Sequence[int],
-    right_k: Sequence[int],
-    left_batch: Sequence[int],
-    right_batch: Sequence[int],
+    summed: tuple[Sequence[int], Sequence[int]],
+    batched: tuple[Sequence[int], Sequence[int]],
 ) -> Dot:
     """The four sizes of a product."""
-    batch = _product(left.dims[d] for d in left_batch)
-    k = _product(left.dims[d] for d in left_k)
-    m = _product(n for d, n in enumerate(left.dims) if d not in left_k and d not in left_batch)
-    n = _product(n for d, n in enumerate(right.dims) if d not in right_k and d not in right_batch)
+    batch = _product(left.dims[d] for d in batched[0])
+    k = _product(left.dims[d] for d in summed[0])
+    m = _product(n for d, n in enumerate(left.dims) if d not in (*summed[0], *batched[0]))
+    n = _product(n for d, n in enumerate(right.dims) if d not in (*summed[1], *batched[1]))
     return Dot(batch=batch, m=m, n=n, k=k)
 
 

@@ -1,5 +1,5 @@
-"""Elementwise arithmetic: one FLOP per element of the result for floating-point arithmetic, none for
-comparisons, bit operations, conversions and integers (which are not floating-point operations).
+"""Elementwise arithmetic: one FLOP per element of the result for floating-point arithmetic, none
+for comparisons, bit operations, conversions and integers (which are not floating-point operations).
 
 On stored tensors alone it stays a view, done on the way into whatever reads it, as dequantisation
 is. With activations in it, it reads all its operands and writes its result.

@@ -1,7 +1,7 @@
 """How many distinct experts a step is expected to touch.
 
 A router picks k of E experts for each of B tokens. With uniform routing a given expert is missed by
-all of them with probability (1 − k/E)^B, so that E·(1 − (1 − k/E)^B) distinct ones are read.
+all of them with probability (1 - k/E)^B, so that E·(1 - (1 - k/E)^B) distinct ones are read.
 """
 
 from fractions import Fraction

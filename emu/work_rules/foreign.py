@@ -1,5 +1,5 @@
-"""Calls out of the program. A foreign kernel's cost is its author's to give (`emu.cost_rule` by target
-name); printing and callbacks for their effect cost nothing on the device.
+"""Calls out of the program. A foreign kernel's cost is its author's to give (`emu.cost_rule` by
+target name); printing and callbacks for their effect cost nothing on the device.
 """
 
 from emu.costs import Cost, own_rule

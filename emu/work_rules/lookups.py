@@ -1,9 +1,9 @@
 """Gathers and dynamic slices: only the rows that are asked for are read.
 
-At indices known ahead (constants, a loop's counter) a piece of a stored tensor is a view. At indices
-known only at run time it is a *lookup*: a product reads the rows where they are stored (experts'
-weights, pages of a cache), anything else first copies them out, once (an embedding). Rows chosen by
-a router are charged by the expected number of distinct ones.
+At indices known ahead (constants, a loop's counter) a piece of a stored tensor is a view. At
+indices known only at run time it is a *lookup*: a product reads the rows where they are stored
+(experts' weights, pages of a cache), anything else first copies them out, once (an embedding). Rows
+chosen by a router are charged by the expected number of distinct ones.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def dynamic_slice(site: Site, value: Value, *indices: Value) -> Value:
 
 
 def _routed_slice(site: Site, value: Value, cut: Value, indices: Sequence[Value]) -> Value:
-    """One row that a router chose is one row, unless a hint says how many distinct ones are read."""
+    """One row that a router chose is one row, or less if a hint says so."""
     routed = any(
         i.routing is not None and i.routing.experts == n
         for i, n in zip(indices, value.shape.dims, strict=True)

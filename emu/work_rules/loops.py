@@ -1,16 +1,17 @@
 """Loops: the body's ops, as often as it runs.
 
-`scan(f, n)` is n times f. Each iteration reads its own slice of what is scanned over, so that a stack
-of layers is read once in all. What is carried unchanged (a weight, a cache that is only updated in
-place) stays the tensor that it is; what changes is activations, in memory between iterations. The
-body is read with the first guess at which is which, and again if its results say otherwise.
+`scan(f, n)` is n times f. Each iteration reads its own slice of what is scanned over, so that a
+stack of layers is read once in all. What is carried unchanged (a weight, a cache that is only
+updated in place) stays the tensor that it is; what changes is activations, in memory between
+iterations. The body is read with the first guess at which is which, and again if its results say
+otherwise.
 
 A while loop runs as often as its carry says, where the numbers that its condition depends on are
 known while tracing, and as often as a hint says otherwise.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from emu import values as algebra
 from emu.costs import own_rule
@@ -50,7 +51,7 @@ def scan(site: Site, *values: Value) -> list[Value]:
     if length == 0:
         return [*init, *(constant(shape) for shape in ys_shapes)]
     ys = [
-        _stack(site, y, shape, slices, stacked, mark)
+        _stack(site, y, shape, mark, zip(slices, stacked, strict=True))
         for y, shape in zip(outs[carry_count:], ys_shapes, strict=True)
     ]
     return [*carried, *ys]
@@ -70,15 +71,10 @@ def _passed(y: Value, slices: Sequence[Value]) -> bool:
 
 
 def _stack(
-    site: Site,
-    y: Value,
-    shape: Shape,
-    slices: Sequence[Value],
-    stacked: Sequence[Value],
-    mark: int,
+    site: Site, y: Value, shape: Shape, mark: int, scanned: Iterable[tuple[Value, Value]]
 ) -> Value:
-    """What the iterations' outputs are together."""
-    for one, whole in zip(slices, stacked, strict=True):
+    """What the iterations' outputs are together; `scanned` are the inputs' slices and wholes."""
+    for one, whole in scanned:
         if y.same_place(one):
             return dataclasses.replace(whole, shape=shape)
     if y.constant:

@@ -1,8 +1,8 @@
 """Pallas kernels: the body's FLOPs times the grid, the blocks' bytes as often as they are fetched.
 
 A block is fetched again when its index changes from one step of the grid to the next, the last axis
-of the grid running fastest: a block whose index depends on no axis is fetched once, one that depends
-on axis 0 alone once for each of its steps, one that depends on the last axis at every step.
+of the grid running fastest: a block whose index depends on no axis is fetched once, one that
+depends on axis 0 alone once for each of its steps, one that depends on the last axis at every step.
 
 An operand that the kernel fetches by itself (no block mapping, copies by DMA) needs a cost rule:
 `@emu.cost_rule("pallas_call", name=...)`.
@@ -46,7 +46,7 @@ def pallas_call(site: Site, *values: Value) -> list[Value]:
     aliases = {int(o): int(i) for i, o in site.params.get("input_output_aliases") or ()}
     cost = Cost(
         flops={d: n * steps for d, n in _body_flops(site).items()},
-        reads={i: n for i, n in reads.items()},
+        reads=reads,
         writes=writes,
         in_place=aliases,
         kind="pallas",
@@ -56,15 +56,18 @@ def pallas_call(site: Site, *values: Value) -> list[Value]:
 
 def _fetched(block: Any, grid: tuple[int, ...]) -> int:
     """Elements of one operand that all steps fetch together."""
-    size = 1
-    for n in block.block_shape:
-        size *= (
-            int(getattr(n, "block_size", 1 if n is None else n)) if not isinstance(n, int) else n
-        )
+    size = math.prod(_length(n) for n in block.block_shape)
     inner, _ = opened(block.index_map_jaxpr)
     axes = [i for i, read in enumerate(_depends(inner, len(grid))) if read]
     times = math.prod(grid[: axes[-1] + 1]) if axes else 1
     return size * times
+
+
+def _length(n: Any) -> int:
+    """Of one dimension of a block: a plain number, a Blocked or an Element, or one entry."""
+    if n is None:
+        return 1
+    return int(n if isinstance(n, int) else getattr(n, "block_size", 1))
 
 
 def _depends(jaxpr: Any, axes: int) -> list[bool]:

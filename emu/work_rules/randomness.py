@@ -1,5 +1,5 @@
-"""Random bits: integer arithmetic (threefry's rounds), so no FLOPs; the bits are written where they are
-not used at once.
+"""Random bits: integer arithmetic (threefry's rounds), so no FLOPs; the bits are written where they
+are not used at once.
 """
 
 from emu.costs import own_rule

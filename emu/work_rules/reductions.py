@@ -1,8 +1,8 @@
 """Reductions, cumulative ops, sorts: the whole input is read.
 
-A reduction of n elements to one is n − 1 FLOPs, a cumulative op one per element, a sort of n elements
-n·ceil(log2 n) comparisons, which (with argmax and top-k) are not counted as FLOPs. What an argmax, a
-top-k or a sort picks out of scores is remembered as a router's choice.
+A reduction of n elements to one is n - 1 FLOPs, a cumulative op one per element, a sort of n
+elements n·ceil(log2 n) comparisons, which (with argmax and top-k) are not counted as FLOPs. What an
+argmax, a top-k or a sort picks out of scores is remembered as a router's choice.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ from emu.work_rules.elementwise import replace_routing, with_routing
 
 
 @own_rule(
-    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor",
+    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod",
+    "reduce_and", "reduce_or", "reduce_xor",
 )  # fmt: skip
 def reduce_rule(site: Site, value: Value) -> Value:
-    """n elements to one: n − 1 FLOPs."""
+    """n elements to one: n - 1 FLOPs."""
     flops = value.shape.size - site.outs[0].size
     return with_routing(_reduced(site, [value], flops, "loop")[0], (value,))
 

@@ -1,5 +1,5 @@
-"""Mutable references (`jax.new_ref`, and the blocks of a Pallas kernel): a read is a view of what the
-reference holds, a write updates it in place.
+"""Mutable references (`jax.new_ref`, and the blocks of a Pallas kernel): a read is a view of what
+the reference holds, a write updates it in place.
 """
 
 import dataclasses
@@ -7,14 +7,19 @@ import dataclasses
 from emu.costs import own_rule
 from emu.interpreter import Site, interpret
 from emu.jaxprs import Shape, opened, shape_of
-from emu.values import Cell, Count, Value, of_buffer
+from emu.values import Cell, Count, Stored, Value, of_buffer
 from emu.work_rules.updates import updated
 
 
 @own_rule("new_ref", "ref", "mutable_array")
 def new_ref(site: Site, value: Value) -> Value:
-    """A reference to a copy of the value, which costs nothing where the value dies here."""
-    return Value(shape=site.outs[0], cell=Cell(content=site.in_memory(value)))
+    """A reference to a copy of the value: no copy for activations and a (donated) cache."""
+    value = site.in_memory(value)
+    source = value.stored
+    tensor = None if source is None else source.tensor
+    if isinstance(tensor, Stored) and tensor.leaf.kind == "weights":
+        value = site.emit("copy", [value], outs=[value.shape])[0]
+    return Value(shape=site.outs[0], cell=Cell(content=value))
 
 
 @own_rule("freeze", "ref_freeze", "unref")

@@ -13,7 +13,8 @@ from emu.values import Routing, Value, constant, merged
 from emu.work_rules.elementwise import with_routing
 
 IDENTITY = (
-    "copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "optimization_barrier",
+    "copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name",
+    "optimization_barrier",
     "pcast", "pin", "pvary", "reduced_vary_cast", "reduced_vary_cast_p", "reshard", "relayout",
     "sharding_constraint", "stop_gradient", "unpin", "vary_unreduced_cast", "vary_unreduced_cast_p",
     "with_memory_space_constraint", "multiple_of", "random_wrap", "random_unwrap", "random_clone",
@@ -143,7 +144,7 @@ def _lazy(value: Value) -> bool:
 
 @own_rule("concatenate")
 def concatenate(site: Site, *values: Value) -> Value:
-    """Pieces of the same stored tensors (two nibbles of a byte) stay a view; else a copy is made."""
+    """Pieces of the same stored tensor (two nibbles of a byte) stay a view; else it is copied."""
     out = site.outs[0]
     tensors = {frozenset(s.tensor for s in v.sources) for v in values}
     if all(v.view for v in values) and len(tensors) == 1:

@@ -1,7 +1,7 @@
 """A decoder of the Llama family in plain JAX, written for the tracer's tests alone.
 
-Weights are a dict, the cache is [batch, length, kv heads, head width] per layer. `step` runs `layers`
-unrolled from a list or scanned from a stack, on token ids [batch, tokens].
+Weights are a dict, the cache is [batch, length, kv heads, head width] per layer. `step` runs
+`layers` unrolled from a list or scanned from a stack, on token ids [batch, tokens].
 """
 
 import dataclasses
@@ -83,7 +83,8 @@ def rope(x, position):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def attention(toy, w, x, k_cache, v_cache, position):
+def attention(toy, w, x, cache, position):
+    k_cache, v_cache = cache
     batch, tokens, _ = x.shape
     group = toy.heads // toy.kv_heads
     places = position + jnp.arange(tokens)
@@ -97,34 +98,32 @@ def attention(toy, w, x, k_cache, v_cache, position):
     visible = jnp.arange(k_cache.shape[1])[None, :] <= places[:, None]
     scores = jax.nn.softmax(jnp.where(visible, scores, -1e30).astype(jnp.float32), axis=-1)
     out = jnp.einsum("bkgts,bskd->btkgd", scores.astype(q.dtype), v_cache.astype(q.dtype))
-    return out.reshape(batch, tokens, -1) @ w["o"], k_cache, v_cache
+    return out.reshape(batch, tokens, -1) @ w["o"], (k_cache, v_cache)
 
 
-def layer(toy, w, x, k_cache, v_cache, position):
+def layer(toy, w, x, cache, position):
     with jax.named_scope("attention"):
-        y, k_cache, v_cache = attention(toy, w, norm(x, w["norm1"]), k_cache, v_cache, position)
+        y, cache = attention(toy, w, norm(x, w["norm1"]), cache, position)
     x = x + y
     with jax.named_scope("mlp"):
         y = norm(x, w["norm2"])
         x = x + (jax.nn.silu(y @ w["gate"]) * (y @ w["up"])) @ w["down"]
-    return x, k_cache, v_cache
+    return x, cache
 
 
 def step(toy, w, cache, tokens, position):
     x = w["embedding"][tokens]
     if isinstance(w["layers"], list):
-        ks, vs = [], []
-        for one, k, v in zip(w["layers"], cache["k"], cache["v"], strict=True):
-            x, k, v = layer(toy, one, x, k, v, position)
-            ks.append(k)
-            vs.append(v)
-        cache = {"k": ks, "v": vs}
+        updated = []
+        for one, *pair in zip(w["layers"], cache["k"], cache["v"], strict=True):
+            x, pair = layer(toy, one, x, pair, position)  # noqa: PLW2901
+            updated.append(pair)
+        cache = {"k": [k for k, _ in updated], "v": [v for _, v in updated]}
     else:
 
         def body(x, entry):
-            one, k, v = entry
-            x, k, v = layer(toy, one, x, k, v, position)
-            return x, (k, v)
+            one, *pair = entry
+            return layer(toy, one, x, pair, position)
 
         x, (k, v) = jax.lax.scan(body, x, (w["layers"], cache["k"], cache["v"]))
         cache = {"k": k, "v": v}
