@@ -6,7 +6,7 @@ constants and carries became a tree), so that what the rest of emu needs to know
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,14 +92,17 @@ def key_path(path: tuple[Any, ...]) -> str:
     return "/".join(parts)
 
 
-def open_program(fn: Callable[..., Any], args: Sequence[Any]) -> Program:
+def open_program(
+    fn: Callable[..., Any], args: Sequence[Any], trees: Collection[int] = ()
+) -> Program:
     """Trace a function to its jaxpr.
 
-    Arrays, `ShapeDtypeStruct`s and Python numbers in `args` are inputs; everything else that is a
-    leaf (an activation function in an Equinox module, a string) is part of the function.
+    Arrays and `ShapeDtypeStruct`s in `args` are inputs, and so are Python's numbers except in the
+    arguments `trees` (weights and cache), where they are settings. Everything else that is a leaf
+    (an activation function in an Equinox module, a string, a bool) is part of the function.
     """
     flat, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
-    dynamic = [i for i, (_, leaf) in enumerate(flat) if _is_input(leaf)]
+    dynamic = [i for i, (path, leaf) in enumerate(flat) if _is_input(leaf, path[0].idx in trees)]
     leaves = [leaf for _, leaf in flat]
 
     def call(*values: Any) -> Any:
@@ -119,9 +122,9 @@ def open_program(fn: Callable[..., Any], args: Sequence[Any]) -> Program:
     )
 
 
-def _is_input(leaf: Any) -> bool:
-    if isinstance(leaf, bool | int | float | complex | np.ndarray | np.generic):
-        return True
+def _is_input(leaf: Any, in_tree: bool) -> bool:
+    if isinstance(leaf, int | float | complex) and not isinstance(leaf, np.generic):
+        return not in_tree and not isinstance(leaf, bool)
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
@@ -194,6 +197,13 @@ def line_of(eqn: Equation) -> str:
     place, _, function = text.partition(" ")
     path, line, *_ = (*place.rsplit(":", 2), "", "")
     return f"{os.path.basename(path)}:{line} {function}".strip()
+
+
+def lowered(eqn: Equation) -> Jaxpr:
+    """The jaxpr that a high-level primitive (`call_hi_primitive`, from JAX 0.12) stands for."""
+    primitive, params = eqn.primitive, eqn.params
+    structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    return jax.make_jaxpr(lambda *args: primitive.to_lojax(*args, **params))(*structs)
 
 
 def scan_split(params: Mapping[str, Any]) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def trace(
     """
     hints = Hints.of(hints)
     roles = _roles(weights, cache, len(args))
-    program = open_program(fn, args)
+    program = open_program(fn, args, trees=roles)
     stored, buffers = _inputs(program, roles, hints)
     tape, outs = _read(program, stored, buffers, hints)
     if any(s.blurred and s.token_axis is not None for s in stored if s is not None):

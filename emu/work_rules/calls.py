@@ -7,6 +7,7 @@ from fractions import Fraction
 from emu.costs import own_rule
 from emu.errors import EmuError
 from emu.interpreter import Site, interpret
+from emu.jaxprs import lowered
 from emu.tape import Entry
 from emu.values import Buffer, Stored, Value
 
@@ -39,6 +40,12 @@ def call(site: Site, *values: Value) -> list[Value]:
     shown = "" if name.startswith(("_", "<")) else name
     with site.tape.within("/".join(p for p in (_inner(site), shown) if p)):
         return interpret(body, values, site.tape, site.needed)
+
+
+@own_rule("call_hi_primitive")
+def high_level(site: Site, *values: Value) -> list[Value]:
+    """What it stands for, as if written in place."""
+    return interpret(lowered(site.eqn), values, site.tape, site.needed)
 
 
 def _inner(site: Site) -> str:

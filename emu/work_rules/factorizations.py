@@ -14,8 +14,8 @@ from emu.jaxprs import Shape
 from emu.values import Value
 
 
-@own_rule("cholesky", "cholesky_update", "lu", "geqrf", "geqp3", "qr", "householder_product", "ormqr",
-          "eigh", "eig", "svd", "schur", "hessenberg", "tridiagonal")  # fmt: skip
+@own_rule("cholesky", "cholesky_update", "lu", "geqrf", "geqp3", "qr", "householder_product",
+          "ormqr", "eigh", "eig", "svd", "schur", "hessenberg", "tridiagonal")  # fmt: skip
 def factorization(site: Site, value: Value, *others: Value) -> list[Value]:
     """One matrix, or a stack of them."""
     batch, m, n = _sizes(value.shape)
