@@ -217,10 +217,7 @@ def opaque(site: Site, values: Sequence[Value], cost: Cost) -> list[Value]:
         if i in cost.reads or i in updated:
             part = cost.reads.get(i, 0)
             size = max(1, value.shape.size)
-            whole = [
-                dataclasses.replace(t, elements=min(t.elements, -(-t.elements * part // size)))
-                for t in whole
-            ]
+            whole = [dataclasses.replace(t, elements=-(-t.elements * part // size)) for t in whole]
         reads.extend(t for t in whole if t.elements)
     writes: list[Touch] = []
     for out, i in cost.in_place.items():

@@ -62,6 +62,14 @@ _FLOATING: dict[str, bool] = {}
 _NAMES: dict[Any, str] = {}
 
 
+def hide_from_lines(file: str) -> None:
+    """Equations are said to come from the first line outside such files."""
+    source_info_util.register_exclusion(file)
+
+
+hide_from_lines(__file__)
+
+
 def bits_of(dtype: str) -> int:
     """Bits that one element takes in memory: 4 for int4, 8 for bool, 64 for a threefry key."""
     if dtype in _SUB_BYTE:
@@ -202,7 +210,8 @@ def line_of(eqn: Equation) -> str:
 def lowered(eqn: Equation) -> Jaxpr:
     """The jaxpr that a high-level primitive (`call_hi_primitive`, from JAX 0.12) stands for."""
     primitive, params = eqn.primitive, eqn.params
-    structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    struct: Any = jax.ShapeDtypeStruct
+    structs = [struct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     return jax.make_jaxpr(lambda *args: primitive.to_lojax(*args, **params))(*structs)
 
 

@@ -15,7 +15,7 @@ from emu.errors import EmuError
 from emu.fusing import Fused, fuse
 from emu.hints import Hints
 from emu.interpreter import interpret
-from emu.jaxprs import Program, Shape, open_program
+from emu.jaxprs import Program, Shape, hide_from_lines, open_program
 from emu.liveness import peak_bytes
 from emu.tape import Entry, Tape, Touch, touches
 from emu.values import Buffer, Count, Stored, Value, of_buffer, of_leaf
@@ -24,6 +24,7 @@ from emu.work import Access, Leaf, Op, Work, leaf_path
 Positions = int | Sequence[int] | None
 
 assert work_rules.__all__  # imported for its rules
+hide_from_lines(__file__)
 
 
 def trace(

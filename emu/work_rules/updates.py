@@ -77,6 +77,8 @@ def updated(
     combines: bool = False,
 ) -> Value:
     """The target after a part of it is overwritten with (or combined into) `update`."""
+    if _put_back(target, update, reads):
+        return target
     inputs = [site.settle(v) for v in (update, *reads)]
     touched = [t for v in inputs for t in touches(v)]
     flops = {part.dtype: part.size} if combines and part.floating else {}
@@ -93,13 +95,33 @@ def updated(
     buffer = _whole_buffer(target)
     if buffer is None:  # constants, views with arithmetic: the rest has to be written too
         rest = touches(target)
-        return site.emit("update", flops=flops, reads=[*touched, *rest], fuse="root")[0]
+        reads_all = [*touched, *rest]
+        outs = [target.shape]
+        return site.emit("update", outs=outs, flops=flops, reads=reads_all, fuse="root")[0]
     new = site.tape.buffer(target.shape, home=buffer)
     write = Touch(tensor=new, elements=min(part.size, target.shape.size))
     old = [Touch(tensor=buffer, elements=write.elements)] if combines else []
     site.emit("update", outs=(), flops=flops, reads=[*touched, *old], writes=[write], fuse="root")
     site.tape.entries[-1].after.append(buffer)
     return of_buffer(new)
+
+
+def _put_back(target: Value, update: Value, indices: Sequence[Value]) -> bool:
+    """Whether an update puts one entry of a stack (a layer's cache) back where it came from."""
+    whole, part = target.stored, update.stored
+    if (
+        not indices
+        or not all(index.constant for index in indices)
+        or whole is None
+        or part is None
+        or whole.tensor is not part.tensor
+        or part.rows is None
+    ):
+        return False
+    place = indices[0].known
+    if part.rows[1] - part.rows[0] != 1 or (place is not None and int(place) != part.rows[0]):
+        return False
+    return whole.axes[:1] == (0,) and update.shape.size * target.shape.dims[0] == target.shape.size
 
 
 def _whole_buffer(value: Value) -> Buffer | None:

@@ -81,7 +81,7 @@ def test_scan_is_n_times_its_body_and_the_unrolled_program(names, n):
     x = Shape((BATCH, WIDTH), F32)
 
     def scanned(weights, x):
-        return jax.lax.scan(lambda x, w: (run(w, x), None), x, weights)[0]
+        return jax.lax.scan(lambda x, w: (run(w, x), None), x, weights, length=n)[0]
 
     def unrolled(weights, x):
         for i in range(n):
