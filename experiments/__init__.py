@@ -1,0 +1,1 @@
+"""The jobs: launchers, configs, workloads, published figures."""

@@ -21,6 +21,18 @@ class RopeScaling:
     high_frequency_factor: float
     original_context: int
 
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and 0 < self.low_frequency_factor < self.high_frequency_factor):
+            raise ModelError(
+                f"config: RoPE scaling must have factor >= 1 and 0 < low < high frequency factor, "
+                f"not {self.factor}, {self.low_frequency_factor}, {self.high_frequency_factor}"
+            )
+        if self.original_context < 1:
+            raise ModelError(
+                f"config: RoPE scaling's original context must be at least 1, "
+                f"not {self.original_context}"
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:

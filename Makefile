@@ -1,0 +1,73 @@
+# make demo   how long does a token take on this machine, weights off chip and on chip?
+# make test   lint, types, all tests; on a second interpreter too where one is found
+# make bench  the project's benchmarks, one JSON line each
+#
+# All three set up what is missing first: a virtual environment with the locked packages, the
+# native products, the default model's weights. PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+SECOND_VENV := .venv-second
+MODEL := smollm2-135m-instruct
+
+# The lock holds one set of packages below Python 3.12 and a newer one from there on; tests run on
+# both where the machine has an interpreter for the other.
+IS_NEW := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 12)))' 2>/dev/null)
+SECOND ?= $(shell for p in $(foreach v,3.13 3.14 3.12 3.11, \
+    python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python$(v))); do \
+    "$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11) or int(sys.version_info >= (3, 12)) == $(IS_NEW))' \
+    2>/dev/null && echo "$$p" && break; done)
+
+PRODUCTS := kernels/build.py $(wildcard kernels/*.cc kernels/*.h)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test bench setup lint types tests second lock clean
+
+demo: setup
+	$(VENV)/bin/python -m experiments.run --config=experiments/configs/quickstart.py --workdir=demo
+
+test: setup lint types tests second
+
+bench: setup
+	@$(VENV)/bin/python -m experiments.bench
+
+setup: $(VENV)/ready $(VENV)/products
+	@$(VENV)/bin/python -m models.named $(MODEL)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+tests: setup
+	$(VENV)/bin/python -m pytest
+
+ifeq ($(SECOND),)
+second: setup
+	@echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
+else
+second: $(SECOND_VENV)/ready $(SECOND_VENV)/products
+	$(SECOND_VENV)/bin/python -m pytest -m newest
+endif
+
+%/ready: requirements.lock pyproject.toml
+	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "emu needs Python 3.11 or newer, and this is %d.%d: make PYTHON=/path/to/python" % v)'
+	@echo "setting up $* (packages by the lock; a minute or two)"
+	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -m venv --clear $*
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+%/products: %/ready $(PRODUCTS)
+	@$*/bin/python -m kernels.build
+	@touch $@
+
+# One lock for every Python and platform; needs uv (pip install uv).
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(SECOND_VENV) kernels/_build build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,67 @@
+"""The machine at hand as a chip: its memories found, measured, and kept for the next time.
+
+Two pairs of memories, where it has them: a cache and the memory behind it (`rotation`: `llc` and
+`dram` on a CPU, `l2` and `hbm` on a GPU), and JAX's memory kinds (`memory-kind`: `device`, which
+plays the on-chip part, and `pinned_host`).
+"""
+
+import dataclasses
+import logging
+
+from emu import host_file
+from emu.chips import Chip, Mechanism
+from emu.errors import EmuError
+from emu.machine import machine
+from emu.measure import MOST_DISTURBED
+from emu.probe import probe
+
+_log = logging.getLogger(__name__)
+
+
+def host(refresh: bool = False, pair: Mechanism | None = None) -> Chip:
+    """The chip of JAX's default device.
+
+    Args:
+      refresh: measure again, even where an earlier measurement is kept.
+      pair: only the two memories of this mechanism; None: all.
+
+    The first call measures, for some 20 seconds; later ones read a small file, which belongs to
+    this processor, these cores, this JAX and these native products. A file that cannot be used,
+    or written, is told of in the log, and what was measured is returned all the same.
+
+    Raises:
+      EmuError: this machine has no such pair of memories.
+    """
+    chip = _kept_or_measured(refresh)
+    if pair is None:
+        return chip
+    memories = tuple(memory for memory in chip.memories if memory.mechanism == pair)
+    if not memories:
+        known = sorted({memory.mechanism for memory in chip.memories if memory.mechanism})
+        raise EmuError(f"{chip.name} has no pair {pair!r}: it has {', '.join(known)}")
+    return dataclasses.replace(chip, memories=memories)
+
+
+def _kept_or_measured(refresh: bool) -> Chip:
+    here = machine()
+    kept = None
+    if not refresh:
+        try:
+            kept = host_file.read(here)
+        except EmuError as error:
+            _log.warning("%s: measuring this machine again", error)
+    if kept is None:
+        kept = probe(here)
+        try:
+            host_file.write(here, *kept)
+        except EmuError as error:
+            _log.warning("what was measured is not kept: %s", error)
+    chip, disturbed_share = kept
+    if disturbed_share > MOST_DISTURBED:
+        _log.warning(
+            "%.0f %% of this machine's timings were disturbed by other processes: call "
+            "emu.host(refresh=True) when it is quiet (they are kept in %s)",
+            100 * disturbed_share,
+            host_file.path_of(here),
+        )
+    return chip

@@ -1,0 +1,269 @@
+"""Measuring the memories of the machine at hand, through JAX.
+
+A cache's capacity is where repeated reads stop being hits (`emu.edge`), not what the system tells;
+bandwidths are those of weights streaming into products (`emu.streams`), by size of read and dtype.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from emu import ram
+from emu.chips import Chip, Curve, Memory, Sourced
+from emu.edge import Edge, edge
+from emu.errors import EmuError
+from emu.machine import Machine, told_cache_bytes
+from emu.rotation import CACHES_READ
+from emu.streams import DTYPES, TRIES, Stream, Timing
+
+MB = 2**20
+# The sizes of single reads: a decode step's products lie between. Past the largest of its dtype
+# (the head of a small model) nothing changes any more.
+READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128))
+LARGEST = {"float32": 128 * MB, "bfloat16": 64 * MB, "int8": 32 * MB}
+FETCHES = (MB, 8 * MB, 32 * MB)  # sizes of reads from the host's memory over a link
+# The sets of bytes among which the cache's edge is looked for, in eighths of what is told of.
+EIGHTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
+UNTOLD_CACHE_BYTES = 32 * MB  # where the system doesn't tell: a common size, for a first guess
+MOST_REACH = 2.5
+LARGEST_SET_BYTES = 1024 * MB
+PAST_ANY_CACHE_BYTES = 512 * MB  # of an accelerator
+FLOPS_SIDE = 1024
+PATIENCE_S = 25  # after which disturbed timings are not taken again
+
+# Access latencies are not measured: a chain of dependent loads cannot be written in JAX.
+LATENCIES_S = {
+    "cache": (20e-9, 10e-9, 200e-9, "common to last-level caches of CPUs and GPUs"),
+    "memory": (100e-9, 70e-9, 800e-9, "common to DRAM and HBM"),
+    "link": (2e-6, 1e-6, 10e-6, "common to PCIe and its like"),
+}
+
+
+class Prober:
+    """Takes the timings and remembers how many of them were disturbed."""
+
+    def __init__(self, machine: Machine, bar: Any) -> None:
+        self.machine = machine
+        self._bar = bar
+        self._calm: list[bool] = []
+        self._begin = time.perf_counter()
+
+    def time(self, stream: Stream) -> Timing:
+        """Times one stream."""
+        late = time.perf_counter() - self._begin > PATIENCE_S
+        timing = stream.seconds_per_read(tries=1 if late else TRIES)
+        self._calm.append(timing.calm)
+        self._bar.update()
+        return timing
+
+    @property
+    def disturbed_share(self) -> float:
+        """Of the timings so far, how many others' load disturbed."""
+        return 1 - sum(self._calm) / max(len(self._calm), 1)
+
+    @property
+    def source(self) -> str:
+        """What a number measured here says of itself."""
+        where = f"{self.machine.name}, jax {self.machine.jax_version}, {self.machine.products}"
+        return f"emu.host() on {where}, {time.strftime('%Y-%m-%d')}"
+
+
+def probe(machine: Machine) -> tuple[Chip, float]:
+    """The machine's memories, and the share of timings that others' load disturbed.
+
+    Takes some 20 seconds on two cores.
+    """
+    with tqdm(desc="measuring this machine's memories", unit=" timings", disable=None) as bar:
+        prober = Prober(machine, bar)
+        rotated = () if machine.platform == "tpu" else _rotation_pair(prober)
+        kinds = {memory.kind for memory in jax.devices()[0].addressable_memories()}
+        by_kind = _kind_pair(prober, rotated) if {"device", "pinned_host"} <= kinds else ()
+        if not rotated and not by_kind:
+            raise EmuError(f"{jax.devices()[0]} has no two memories that emu can tell apart")
+        cores = f", {machine.cores} cores" if machine.platform == "cpu" else ""
+        chip = Chip(
+            name=f"host ({machine.name}{cores})",
+            vendor=machine.vendor,
+            memories=(*rotated, *by_kind),
+            peak_flops_per_s=_peaks(prober),
+        )
+        return chip, prober.disturbed_share
+
+
+def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
+    """The last-level cache and the memory behind it."""
+    on_cpu = prober.machine.platform == "cpu"
+    told = told_cache_bytes() if on_cpu else None
+    capacity = _cache_capacity(_find_edge(prober, told or UNTOLD_CACHE_BYTES), told, prober.source)
+    held, reach = int(capacity.value), max(capacity.value, capacity.high or 0)
+    hot: dict[str, list[Timing]] = {}
+    cold: dict[str, list[Timing]] = {}
+    for dtype in DTYPES:
+        reads = [n for n in READS if n <= LARGEST[dtype]]
+        # Half the cache is read again and again: all of it stays, but not in a core's own cache.
+        inside = [n for n in reads if n <= 0.9 * held] or reads[:1]
+        hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
+        cold[dtype] = [prober.time(Stream.cold(dtype, n, CACHES_READ * reach)) for n in reads]
+    names = ("llc", "dram") if on_cpu else ("l2", "hbm")
+    return (
+        Memory(
+            name=names[0],
+            placement="on-chip",
+            capacity_bytes=capacity,
+            bandwidth_bytes_per_s=_best(hot, prober),
+            latency_s=_latency("cache"),
+            curves=_curves(hot, prober),
+            mechanism="rotation",
+        ),
+        Memory(
+            name=names[1],
+            placement="off-chip",
+            capacity_bytes=_device_capacity(prober),
+            bandwidth_bytes_per_s=_best(cold, prober),
+            latency_s=_latency("memory"),
+            curves=_curves(cold, prober),
+            mechanism="rotation",
+        ),
+    )
+
+
+def _kind_pair(prober: Prober, rotated: Sequence[Memory]) -> tuple[Memory, ...]:
+    """JAX's `device` memory, which here plays the on-chip part, and the host's `pinned_host`."""
+    if prober.machine.platform == "cpu":
+        (behind,) = (memory for memory in rotated if memory.placement == "off-chip")
+        bandwidth = far_bandwidth = behind.bandwidth_bytes_per_s
+        curves = far_curves = behind.curves
+    else:
+        device = {
+            "float32": [
+                prober.time(Stream.cold("float32", n, PAST_ANY_CACHE_BYTES)) for n in FETCHES
+            ]
+        }
+        host = {
+            "float32": [prober.time(Stream.fetched("float32", n, "pinned_host")) for n in FETCHES]
+        }
+        bandwidth, curves = _best(device, prober), _curves(device, prober)
+        far_bandwidth, far_curves = _best(host, prober), _curves(host, prober)
+    return (
+        Memory(
+            name="device",
+            placement="on-chip",
+            capacity_bytes=_device_capacity(prober),
+            bandwidth_bytes_per_s=bandwidth,
+            latency_s=_latency("memory"),
+            curves=curves,
+            mechanism="memory-kind",
+        ),
+        Memory(
+            name="pinned_host",
+            placement="off-chip",
+            capacity_bytes=_ram_capacity(),
+            bandwidth_bytes_per_s=far_bandwidth,
+            latency_s=_latency("memory" if prober.machine.platform == "cpu" else "link"),
+            curves=far_curves,
+            mechanism="memory-kind",
+        ),
+    )
+
+
+def _find_edge(prober: Prober, guess_bytes: int) -> Edge | None:
+    """The cache's edge: the guess is only where the search begins."""
+    step = max(guess_bytes // 8, MB)
+    read_bytes = step // 4  # four products a program
+    eighths = list(EIGHTHS)
+    timings: dict[int, Timing] = {}
+    while True:
+        for n in eighths:
+            if n not in timings:
+                timings[n] = prober.time(Stream.over("float32", read_bytes, 4, n))
+        sets = [float(n * step) for n in eighths]
+        found = edge(sets, [1 / timings[n].bytes_per_s for n in eighths])
+        # A set still partly held at the far end means that the cache is larger than was told.
+        flat = found is not None and found.reach_bytes <= sets[-1] / 2
+        if flat or sets[-1] * 2 > LARGEST_SET_BYTES:
+            return found
+        eighths.append(eighths[-1] * 2)
+
+
+def _cache_capacity(found: Edge | None, told: int | None, source: str) -> Sourced:
+    if found is not None:
+        # Noise can move the far end anywhere; no cache holds parts of sets so much larger.
+        reach = min(found.reach_bytes, MOST_REACH * max(found.capacity_bytes, told or 0))
+        return Sourced(
+            value=int(found.capacity_bytes),
+            high=int(max(reach, told or 0, found.capacity_bytes)),
+            source=f"{source}: where repeated reads begin to miss; high: where none hits",
+            kind="measured",
+        )
+    if told is not None:
+        return Sourced(
+            value=told,
+            source="as the system tells; repeated reads show no edge",
+            kind="assumed",
+            low=told / 4,
+            high=told * 4,
+        )
+    size = UNTOLD_CACHE_BYTES
+    common = "common; the system tells of no cache and repeated reads show no edge"
+    return Sourced(value=size, source=common, kind="assumed", low=size / 8, high=size * 4)
+
+
+def _curves(timings: dict[str, list[Timing]], prober: Prober) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(
+            dtype=dtype,
+            read_bytes=tuple(timing.read_bytes for timing in measured),
+            bytes_per_s=tuple(timing.bytes_per_s for timing in measured),
+            source=prober.source,
+            kind="measured",
+        )
+        for dtype, measured in timings.items()
+    )
+
+
+def _best(timings: dict[str, list[Timing]], prober: Prober) -> Sourced:
+    """The bandwidth that large float32 reads reach."""
+    speeds = [timing.bytes_per_s for timing in timings["float32"]]
+    return Sourced(value=max(speeds), source=prober.source, kind="measured")
+
+
+def _latency(of: str) -> Sourced:
+    value, low, high, source = LATENCIES_S[of]
+    return Sourced(value=value, low=low, high=high, source=source, kind="assumed")
+
+
+def _ram_capacity() -> Sourced:
+    source = "psutil and the control group's limit"
+    return Sourced(value=ram.total_bytes(), source=source, kind="measured")
+
+
+def _device_capacity(prober: Prober) -> Sourced:
+    if prober.machine.platform == "cpu":
+        return _ram_capacity()
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        return Sourced(value=int(limit), source="the runtime's bytes_limit", kind="measured")
+    common = "common; the runtime doesn't tell its memory's size"
+    return Sourced(value=16e9, source=common, kind="assumed", low=4e9, high=200e9)
+
+
+def _peaks(prober: Prober) -> dict[str, Sourced]:
+    """What a large dense product reaches: a floor of the peak."""
+    peaks = {}
+    for dtype in ("float32", "bfloat16"):
+        a = jnp.full((FLOPS_SIDE, FLOPS_SIDE), 1 / FLOPS_SIDE, dtype)
+        multiply = jax.jit(jnp.dot)
+        multiply(a, a).block_until_ready()
+        best = math.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            multiply(a, a).block_until_ready()
+            best = min(best, time.perf_counter() - start)
+        source = f"{prober.source}: a product of {FLOPS_SIDE} x {FLOPS_SIDE} matrices"
+        peaks[dtype] = Sourced(value=2 * FLOPS_SIDE**3 / best, source=source, kind="measured")
+    return peaks

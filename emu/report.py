@@ -1,0 +1,275 @@
+"""Tables and plots that somebody else has computed, as a terminal page, PNGs and one HTML file.
+
+A `Report` is answers first, then figures, tables, and the facts about where they came from.
+Everything in it is already a string or a point to draw: nothing here computes, so that what is
+read is what was measured. The HTML file holds its figures and styles itself and asks no network
+for anything.
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+_COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as they are to be read; a note says what the columns mean."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            assert len(row) == len(self.columns), f"{self.title}: {row} against {self.columns}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line or cloud of points; series with the same label share a colour in all panels.
+
+    `like` is the label of the series whose colour this one takes instead.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    style: Literal["line", "points", "dashed"] = "line"
+    low: tuple[float, ...] = ()  # the ends of the whiskers, where there are any
+    high: tuple[float, ...] = ()
+    like: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes; `marks` are labelled vertical lines."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    marks: tuple[tuple[float, str], ...] = ()
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Panels side by side, `columns` a row, saved as `name.png`."""
+
+    name: str
+    title: str
+    panels: tuple[Panel, ...]
+    columns: int = 1
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a reader is shown, in the order in which it matters."""
+
+    title: str
+    answer: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    facts: tuple[Table, ...] = ()
+
+
+def text(report: Report, width: int | None = None) -> str:
+    """The answer and the tables for a terminal `width` columns wide (by default, this one)."""
+    width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
+    parts = [report.title, "=" * len(report.title), ""]
+    for line in report.answer:
+        parts += [textwrap.fill(line, width, initial_indent="* ", subsequent_indent="  ")]
+    for table in report.tables:
+        parts += ["", *_table_lines(table, width)]
+    return "\n".join(parts) + "\n"
+
+
+def page(report: Report) -> str:
+    """The whole report as one self-contained HTML page."""
+    body = [f"<h1>{_escape(report.title)}</h1>", '<section class="answer">']
+    body += [f"<p>{_escape(line)}</p>" for line in report.answer] + ["</section>"]
+    for figure in report.figures:
+        data = base64.b64encode(png(figure)).decode()
+        body.append(
+            f'<figure><img alt="{_escape(figure.title)}" src="data:image/png;base64,{data}">'
+            f"<figcaption><b>{_escape(figure.title)}.</b> {_escape(figure.note)}</figcaption>"
+            "</figure>"
+        )
+    body += [_table_html(table) for table in report.tables]
+    if report.facts:
+        body.append("<h2>Where this comes from</h2>")
+        body += [_table_html(table) for table in report.facts]
+    return _PAGE.format(title=_escape(report.title), body="\n".join(body))
+
+
+def png(figure: Figure) -> bytes:
+    """One figure as a PNG."""
+    columns = min(figure.columns, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
+    labels = dict.fromkeys(s.like or s.label for panel in figure.panels for s in panel.series)
+    colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(labels)}
+    shown: dict[str, Artist] = {}
+    for number, panel in enumerate(figure.panels, start=1):
+        axes = canvas.add_subplot(rows, columns, number)
+        _draw(axes, panel, colours)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(str(label), handle)
+    canvas.suptitle(figure.title, fontsize=12)
+    if shown:
+        canvas.legend(
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(2 * columns, len(shown)),
+            fontsize=8,
+            frameon=False,
+        )
+    out = io.BytesIO()
+    canvas.savefig(out, format="png")
+    return out.getvalue()
+
+
+def save(report: Report, folder: Path) -> tuple[Path, ...]:
+    """Write `report.html` and a PNG per figure, each whole or not at all; returns their paths."""
+    files = {f"{figure.name}.png": png(figure) for figure in report.figures}
+    files["report.html"] = page(report).encode()
+    return tuple(_replace(folder / name, data) for name, data in files.items())
+
+
+def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel(panel.x_label, fontsize=9)
+    axes.set_ylabel(panel.y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, which="major", alpha=0.25)
+    axes.set_xscale("log" if panel.log_x else "linear")
+    axes.set_yscale("log" if panel.log_y else "linear")
+    if panel.log_x:
+        axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
+    for series in panel.series:
+        colour = colours[series.like or series.label]
+        if series.low:
+            axes.vlines(series.x, series.low, series.high, color=colour, alpha=0.35, linewidth=1.5)
+        line, marker, faint = {
+            "line": ("-", "o", 1.0),
+            "points": ("", "o", 0.75),
+            "dashed": ("--", "", 0.8),
+        }[series.style]
+        axes.plot(
+            series.x,
+            series.y,
+            linestyle=line,
+            marker=marker,
+            markersize=4,
+            linewidth=1.5,
+            color=colour,
+            alpha=faint,
+            label=series.label,
+        )
+    if not panel.log_y:
+        axes.set_ylim(bottom=0)
+    for x, label in panel.marks:
+        axes.axvline(x, color="#444444", linewidth=1, linestyle=":")
+        axes.annotate(
+            label,
+            (x, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=7,
+            color="#444444",
+            va="top",
+        )
+
+
+def _table_lines(table: Table, width: int) -> list[str]:
+    columns = [
+        [table.columns[i], *(row[i] for row in table.rows)] for i in range(len(table.columns))
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    left = [i == 0 or not all(map(_is_figure, column[1:])) for i, column in enumerate(columns)]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = zip(cells, widths, left, strict=True)
+        return "  ".join(c.ljust(w) if west else c.rjust(w) for c, w, west in pairs).rstrip()
+
+    lines = [table.title, line(table.columns), line(["-" * w for w in widths])]
+    lines += [line(row) for row in table.rows]
+    return lines + (textwrap.wrap(table.note, width) if table.note else [])
+
+
+def _table_html(table: Table) -> str:
+    head = "".join(f"<th>{_escape(c)}</th>" for c in table.columns)
+    rows = []
+    for row in table.rows:
+        kinds = ['class="n"' if _is_figure(cell) else "" for cell in row]
+        cells = zip(row, kinds, strict=True)
+        rows.append("<tr>" + "".join(f"<td {k}>{_escape(c)}</td>" for c, k in cells) + "</tr>")
+    note = f"<p class=note>{_escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h2>{_escape(table.title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _is_figure(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:2] in ("> ", "< ") or cell in ("-", "")
+
+
+def _escape(words: str) -> str:
+    return html.escape(words, quote=True)
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light; }}
+body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fbfaf7;
+  max-width: 70rem; margin: 2.5rem auto; padding: 0 1.25rem; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; }}
+h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .5rem; }}
+.answer {{ border-left: 4px solid #0b6e4f; background: #fff; padding: .6rem 1.2rem; }}
+.answer p {{ margin: .5rem 0; }}
+.answer p:first-child {{ font-size: 1.15rem; }}
+figure {{ margin: 2rem 0; }}
+img {{ max-width: 100%; height: auto; background: #fff; border: 1px solid #e3e0d8; }}
+figcaption, .note {{ color: #555; font-size: .88rem; max-width: 56rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .88rem; background: #fff; }}
+th, td {{ border-bottom: 1px solid #e3e0d8; padding: .3rem .8rem; text-align: left; }}
+th {{ border-bottom: 2px solid #999; }}
+td.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+</style></head>
+<body>
+{body}
+</body></html>
+"""

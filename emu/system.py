@@ -1,0 +1,45 @@
+"""Chips and how a model is spread over them.
+
+The parallel degrees are static: they decide the shapes of what each chip holds and does. The
+numbers that a sweep or a gradient varies are the chip's, and those are the pytree's leaves.
+"""
+
+import dataclasses
+
+from emu.chips import Chip
+from emu.errors import EmuError
+from emu.records import pytree
+
+
+@pytree(static=("chips", "tensor", "pipeline", "expert", "data", "stack"))
+@dataclasses.dataclass(frozen=True)
+class System:
+    """`chips` equal chips, and the degrees by which the model is spread over them.
+
+    `data` > 1: that many replicas, each with all the weights on its share of the chips.
+    """
+
+    chip: Chip
+    _: dataclasses.KW_ONLY
+    chips: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
+    data: int = 1
+    stack: str = "ideal"
+
+    def __post_init__(self) -> None:
+        for name in ("chips", "tensor", "pipeline", "expert", "data"):
+            degree = getattr(self, name)
+            if not isinstance(degree, int) or isinstance(degree, bool) or degree < 1:
+                raise EmuError(f"system: {name} must be a whole number of at least 1, not {degree}")
+        if self.chips % self.data:
+            raise EmuError(
+                f"system: {self.chips} chips cannot hold {self.data} equal replicas (data=); "
+                f"take a multiple of {self.data} chips"
+            )
+
+    @property
+    def chips_per_replica(self) -> int:
+        """How many chips share one copy of the weights."""
+        return self.chips // self.data

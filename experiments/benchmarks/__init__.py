@@ -1,0 +1,1 @@
+"""The project's own benchmarks: ratios against a peer or a limit, measured side by side."""

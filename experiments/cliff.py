@@ -1,0 +1,215 @@
+"""The residency sweep: models of the first 1, 2, 3, … layers, by where their weights live.
+
+One decode step of the layers alone (hidden state in, hidden state out, one token, a short cache),
+so that the weights grow from well inside the last-level cache to far beyond it. For each size the
+placements take turns, and each becomes one row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+import emu
+from emu.chips import Mechanism
+from emu.report import Report
+from experiments import cliff_report, cliff_summary, placements
+from experiments.errors import ExperimentError
+from experiments.placements import Rules
+from experiments.progress import progress
+from experiments.results import ResultsFile, Row
+from experiments.rows import key, row
+from experiments.turns import by_turns
+from models.cache import KVCache, new_cache
+from models.checkpoint import open_checkpoint
+from models.config import DecoderConfig
+from models.named import resolve
+from models.steps import layer_step
+from models.weights import DTYPES, load_weights
+
+NAME = "residency_cliff"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to sweep; the config file says what each field means."""
+
+    model: str
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    layers: tuple[int, ...] = ()
+    placements: tuple[str, ...] = ("on-chip", "off-chip")
+    rules: Rules = ()
+    pair: str = "rotation"
+    context: int = 32
+    rounds: int = 3
+    samples: int = 30
+
+    def __post_init__(self) -> None:
+        placements.check(self.placements, self.rules, self.pair)
+        check_dtypes(self.dtypes)
+        for name in ("context", "rounds", "samples"):
+            if getattr(self, name) < 1:
+                raise ExperimentError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if len(set(self.layers)) < len(self.layers):
+            raise ExperimentError(f"a number of layers is named twice: {self.layers}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One row to be."""
+
+    dtype: str
+    layers: int
+    placement: str
+    key: str
+
+
+def check_dtypes(dtypes: Sequence[str]) -> None:
+    """Refuse dtypes that weights cannot be held in, none, and one named twice."""
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ExperimentError(f"there is no dtype {dtype!r}: there are {', '.join(DTYPES)}")
+    if not dtypes or len(set(dtypes)) < len(dtypes):
+        raise ExperimentError(f"name each dtype once: {', '.join(DTYPES)}")
+
+
+def ladder(layers: int) -> tuple[int, ...]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and all: about √2 from one to the next."""
+    steps = sorted({1, 2, 3} | {n << k for k in range(1, 12) for n in (2, 3)})
+    return (*[n for n in steps if n < layers], layers)
+
+
+def plan(settings: Settings, config: DecoderConfig) -> tuple[Measurement, ...]:
+    """Every row that the settings ask for, of a model with this config."""
+    layers = config.layers
+    for count in settings.layers:
+        if not 1 <= count <= layers:
+            raise ExperimentError(f"{settings.model} has 1 to {layers} layers, not {count}")
+    common = {
+        "model": settings.model,
+        "pair": settings.pair,
+        "context": settings.context,
+        "rounds": settings.rounds,
+        "samples": settings.samples,
+    }
+    return tuple(
+        Measurement(
+            dtype=dtype,
+            layers=count,
+            placement=name,
+            key=key(
+                NAME,
+                dtype=dtype,
+                layers=count,
+                placement=settings.rules if name == "rules" else name,
+                **common,
+            ),
+        )
+        for dtype in settings.dtypes
+        for count in (settings.layers or ladder(layers))
+        for name in settings.placements
+        if placements.applies(name, count)
+    )
+
+
+def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
+    """Measure what is not yet in `results`; returns the keys of all that was asked for.
+
+    Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot
+    be used.
+    """
+    checkpoint = open_checkpoint(resolve(settings.model))
+    wanted = plan(settings, checkpoint.config)
+    todo = [m for m in wanted if m.key not in results]
+    if todo:
+        chip = emu.host(pair=cast(Mechanism, settings.pair))
+        with progress(len(todo), "residency sweep", "row") as bar:
+            for dtype in dict.fromkeys(m.dtype for m in todo):
+                sizes = dict.fromkeys(m.layers for m in todo if m.dtype == dtype)
+                weights = load_weights(checkpoint, dtype, layers=max(sizes))
+                for count in sizes:
+                    group = [m for m in todo if (m.dtype, m.layers) == (dtype, count)]
+                    config = dataclasses.replace(checkpoint.config, layers=count)
+                    part = {"layers": {i: weights["layers"][i] for i in range(count)}}
+                    measured = _measure(settings, config, chip, part, group)
+                    for m in group:
+                        results.append(row(m.key, NAME, settings, measured[m.placement]))
+                        bar.update()
+    return tuple(m.key for m in wanted)
+
+
+def report(settings: Settings, rows: Sequence[Row]) -> Report:
+    """What the rows say."""
+    points = [cliff_summary.point(r) for r in rows]
+    return Report(
+        title=f"{settings.model}: weights on chip and off chip",
+        answer=cliff_report.answer(points),
+        figures=(cliff_report.figure(points),),
+        tables=cliff_report.tables(points),
+    )
+
+
+def read_bytes(weights: dict[str, Any]) -> list[int]:
+    """The bytes of each product of a decode step, in order: what `Memory.seconds` speaks of.
+
+    Products that share their input are one read; norms, a thousandth of the bytes, are left out.
+    """
+    shared = (
+        ("attention", ("q", "k", "v")),
+        ("attention", ("o",)),
+        ("mlp", ("gate", "up")),
+        ("mlp", ("down",)),
+    )
+    return [
+        sum(leaf.nbytes for name in names for leaf in jax.tree.leaves(layer[block][name]))
+        for layer in weights["layers"].values()
+        for block, names in shared
+    ]
+
+
+def _measure(
+    settings: Settings,
+    config: DecoderConfig,
+    chip: emu.Chip,
+    weights: dict[str, Any],
+    group: Sequence[Measurement],
+) -> dict[str, dict[str, Any]]:
+    """What to record of each placement of one model, by its name."""
+    near, far = chip.memory("on-chip"), chip.memory("off-chip")
+    cache = new_cache(config, batch=1, length=settings.context)
+    hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
+
+    @jax.jit  # one program for all placements
+    def step(weights: dict[str, Any], cache: KVCache, hidden: jax.Array) -> jax.Array:
+        return layer_step(config, weights, cache, hidden)[0]
+
+    calls: dict[str, Callable[[], Any]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for m in group:
+        placement, facts[m.placement] = placements.placed(
+            weights,
+            chip,
+            m.placement,
+            layers=config.layers,
+            rules=settings.rules,
+            pair=settings.pair,
+        )
+        realized = emu.realize(step, placement, weights)
+        facts[m.placement] |= {"copies": realized.copies, "notes": list(realized.notes)}
+        calls[m.placement] = functools.partial(realized, cache, hidden)
+    latencies = by_turns(calls, rounds=settings.rounds, samples=settings.samples)
+    return {
+        m.placement: {
+            "model": settings.model,
+            "dtype": m.dtype,
+            "layers": m.layers,
+            **facts[m.placement],
+            "host_on_chip_s": sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "host_off_chip_s": sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "latency": dataclasses.asdict(latencies[m.placement]),
+        }
+        for m in group
+    }

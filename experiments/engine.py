@@ -1,0 +1,112 @@
+"""A model with its weights in their place, which answers one request at a time and is timed.
+
+A token is there when its id is on the host: that is when a user could see it. Tokens are chosen
+greedily, and end of text does not end an answer, so that every run does the same work.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+import emu
+from experiments import placements
+from experiments.placements import Rules
+from experiments.requests import Request
+from models.cache import KVCache
+from models.config import DecoderConfig
+from models.generate import Program, generate, prefill_token, step_token
+from models.sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One placement of one model's weights, with `slots` in its KV cache."""
+
+    program: Program
+    config: DecoderConfig
+    slots: int
+    facts: dict[str, Any]  # about the placement, for the rows
+
+    def warm(self, requests: Iterable[Request]) -> None:
+        """Compile what these requests need, and run it once."""
+        prompts = {len(r.prompt): r.prompt for r in requests}
+        for prompt in prompts.values():
+            for _ in generate(self.program, self.config, [prompt], max_tokens=3, length=self.slots):
+                pass
+
+    def answer(self, request: Request) -> dict[str, Any]:
+        """Answer a request, and what a row records of it."""
+        ttft, gaps = emu.Recorder(), emu.Recorder()
+        ttft.restart()
+        start = time.perf_counter()
+        tokens = generate(
+            self.program,
+            self.config,
+            [request.prompt],
+            max_tokens=request.new_tokens,
+            length=self.slots,
+        )
+        next(tokens)
+        ttft.add(time.perf_counter() - start)
+        first = ttft.latency()
+        gaps.restart()
+        begin = now = before = time.perf_counter()
+        for _ in tokens:
+            now = time.perf_counter()
+            gaps.add(now - before)
+            before = time.perf_counter()  # metering is not the model's time
+        return {
+            **self.facts,
+            "task": request.task,
+            "prompt_tokens": len(request.prompt),
+            "new_tokens": request.new_tokens,
+            "ttft": dataclasses.asdict(first),
+            "itl": dataclasses.asdict(gaps.latency()),
+            "tpot_s": (now - begin) / (request.new_tokens - 1),
+        }
+
+
+def engine(
+    weights: dict[str, Any],
+    config: DecoderConfig,
+    chip: emu.Chip,
+    placement: str,
+    *,
+    rules: Rules,
+    pair: str,
+    slots: int,
+) -> Engine:
+    """Put weights where a placement says; `placements.placed` says what the arguments are."""
+    place, facts = placements.placed(
+        weights, chip, placement, layers=config.layers, rules=rules, pair=pair
+    )
+    realized = emu.realize(_step(config), place, weights)
+    facts = {**facts, "copies": realized.copies, "notes": list(realized.notes)}
+    program = Program(
+        prefill=realized,
+        step=lambda cache, tokens: realized(cache, tokens, None),
+    )
+    return Engine(program=program, config=config, slots=slots, facts=facts)
+
+
+@functools.cache
+def _step(config: DecoderConfig) -> Callable[..., tuple[jax.Array, KVCache]]:
+    """Prefill and decode step in one function, so that they share the copies of the weights."""
+    greedy = Sampling()
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(
+        weights: dict[str, Any], cache: KVCache, tokens: jax.Array, lengths: jax.Array | None
+    ) -> tuple[jax.Array, KVCache]:
+        taken: tuple[jax.Array, KVCache]
+        if lengths is None:
+            taken = step_token(config, greedy, weights, cache, tokens)
+        else:
+            taken = prefill_token(config, greedy, weights, cache, tokens, lengths)
+        return taken
+
+    return step

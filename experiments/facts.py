@@ -1,0 +1,63 @@
+"""Where a report's rows came from, as tables: machine, versions, commits, disturbance."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from emu.report import Table
+from experiments.cliff_summary import samples as samples_of
+from experiments.results import Row
+
+
+def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """Facts about these rows; a fact that differs between rows is listed with all its values."""
+    if not rows:
+        return ()
+    latencies = [found for row in rows for found in _latencies(row["measured"])]
+    samples = sum(samples_of(found) for found in latencies)
+    disturbed = sum(found["disturbed_count"] for found in latencies)
+    times = sorted(row["finished"] for row in rows)
+    measured = (
+        ("rows", str(len(rows))),
+        ("finished", f"{times[0]} to {times[-1]}"),
+        ("samples", str(samples)),
+        ("disturbed by other processes", f"{disturbed} of {samples}"),
+        ("rows marked as disturbed", _marked(rows)),
+        ("memories", _values(_memories(row["measured"]) for row in rows)),
+        ("notes", _values(note for row in rows for note in row["measured"]["notes"]) or "none"),
+        ("commit", _values(_commit(row["git"]) for row in rows)),
+    )
+    return (
+        Table(title="Measurements", columns=("what", "value"), rows=measured),
+        Table(title="Machine", columns=("what", "value"), rows=_each(rows, "machine")),
+        Table(title="Versions", columns=("what", "value"), rows=_each(rows, "versions")),
+    )
+
+
+def _each(rows: Sequence[Row], part: str) -> tuple[tuple[str, str], ...]:
+    names = dict.fromkeys(name for row in rows for name in row[part])
+    return tuple((name, _values(str(row[part].get(name)) for row in rows)) for name in names)
+
+
+def _values(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _latencies(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    return [v for v in measured.values() if isinstance(v, dict) and "median_s" in v]
+
+
+def _marked(rows: Sequence[Row]) -> str:
+    marked = sum(any(s["disturbed"] for s in _latencies(row["measured"])) for row in rows)
+    return f"{marked} of {len(rows)} (over 30 % of the samples)"
+
+
+def _memories(measured: dict[str, Any]) -> str:
+    return f"{measured['on_chip']} against {measured['off_chip']} by {measured['pair']}"
+
+
+def _commit(git: dict[str, Any]) -> str:
+    if git["commit"] is None:
+        return "not from a git checkout"
+    return str(git["commit"])[:12] + (
+        " with changes that are not committed" if git["dirty"] else ""
+    )

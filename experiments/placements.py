@@ -1,0 +1,83 @@
+"""The placements that experiments compare, by name, and the pair of memories they are made in.
+
+`on-chip`, `off-chip` and `fit` are emu's own policies; the mixed ones are rules. A pair is two
+memories of one machine between which `emu.realize` can really tell the difference: `rotation`
+(a cache against the memory behind it) or `memory-kind` (JAX's `device` against `pinned_host`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import emu
+from experiments.errors import ExperimentError
+
+NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
+PAIRS = ("rotation", "memory-kind")
+
+Rules = tuple[tuple[str, str], ...]
+
+
+def check(names: Sequence[str], rules: Rules, pair: str) -> None:
+    """Refuse names that are none, rules that nobody asked for, and an unknown pair."""
+    for name in names:
+        if name not in NAMES:
+            raise ExperimentError(f"there is no placement {name!r}: there are {', '.join(NAMES)}")
+    if not names:
+        raise ExperimentError(f"name at least one placement: there are {', '.join(NAMES)}")
+    if len(set(names)) < len(names):
+        raise ExperimentError(f"a placement is named twice: {', '.join(names)}")
+    if bool(rules) != ("rules" in names):
+        raise ExperimentError("the placement 'rules' and the config's rules go together: give both")
+    if pair not in PAIRS:
+        raise ExperimentError(f"there is no pair {pair!r}: there are {', '.join(PAIRS)}")
+
+
+def rules_of(name: str, layers: int, rules: Rules = ()) -> str | Rules:
+    """What `emu.place` takes for a named placement of a model with so many layers."""
+    if name in ("on-chip", "off-chip", "fit"):
+        return name
+    if name == "attention-on-chip":
+        return (("layers/*/attention/**", "on-chip"), ("**", "off-chip"))
+    if name == "half-on-chip":
+        return ((f"layers[:{layers // 2}]/**", "on-chip"), ("**", "off-chip"))
+    return rules
+
+
+def applies(name: str, layers: int) -> bool:
+    """Whether a named placement is one of its own for so many layers: half of one is none."""
+    return name != "half-on-chip" or layers > 1
+
+
+def placed(
+    weights: dict[str, Any], chip: emu.Chip, name: str, *, layers: int, rules: Rules, pair: str
+) -> tuple[emu.Placement, dict[str, Any]]:
+    """Place weights as a name says, over the edge if need be.
+
+    Args:
+      weights: a tree of arrays.
+      chip: with the two memories of the pair.
+      name: of the placement.
+      layers: how many the weights have.
+      rules: what the placement "rules" means.
+      pair: for the record.
+
+    Returns:
+      The placement, and what a row records of it.
+    """
+    near, far = chip.memory("on-chip"), chip.memory("off-chip")
+    placement = emu.place(
+        emu.Work(leaves=emu.leaves_of(weights)),
+        emu.System(chip),
+        rules_of(name, layers, rules),
+        allow_overflow=True,
+    )
+    return placement, {
+        "placement": name,
+        "pair": pair,
+        "on_chip": near.name,
+        "off_chip": far.name,
+        "weight_bytes": sum(placement.bytes_by_memory.values()),
+        "on_chip_bytes": placement.bytes_by_memory[near.name],
+        "excess_bytes": placement.excess_bytes.get(near.name, 0),
+        "capacity_bytes": int(near.capacity_bytes.value),
+    }

@@ -1,0 +1,139 @@
+"""Finished measurements, one JSON object a line, that survive a kill at any moment.
+
+A row is finished when its newline is on the disk: it is appended by a single write to a file
+opened with O_APPEND, then synced. What a killed run left after the last newline is a half-written
+row; the next run sets it aside (in `results.jsonl.partial`) and measures it again. One process at
+a time holds the file, by an advisory lock that the kernel drops with the process, and each row has
+a `key` that says what was measured, so that no finished row is lost or doubled.
+"""
+
+import fcntl
+import json
+import os
+import types
+from pathlib import Path
+from typing import Any, Self
+
+from experiments.errors import ExperimentError
+
+SCHEMA = 1  # of a row; raised when a field changes its meaning
+
+Row = dict[str, Any]
+
+
+class ResultsFile:
+    """`workdir/results.jsonl`, locked for writing; use it as a context manager.
+
+    Raises `ExperimentError` when another process holds it or a finished row cannot be read, and
+    `OSError` when the workdir cannot be written.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self.path = workdir / "results.jsonl"
+        self._descriptor = -1
+        self._rows: dict[str, Row] = {}
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(
+            self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
+        try:
+            self._lock()
+            _sync_folder(self.path.parent)
+            self._rows = {row["key"]: row for row in self._read()}
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._close()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The finished rows, in the order in which they were finished."""
+        return tuple(self._rows.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> Row:
+        return self._rows[key]
+
+    def append(self, row: Row) -> None:
+        """Finish one measurement: when this returns, the row is on the disk."""
+        key = row["key"]
+        assert key not in self._rows, f"{key} is measured twice"
+        line = (json.dumps({"schema": SCHEMA, **row}, allow_nan=False) + "\n").encode()
+        before = os.fstat(self._descriptor).st_size
+        written = os.write(self._descriptor, line)
+        if written != len(line):  # a full disk takes a part of a line
+            os.ftruncate(self._descriptor, before)
+            raise ExperimentError(f"{self.path}: the disk took only part of a row: make room")
+        os.fsync(self._descriptor)
+        self._rows[key] = json.loads(line)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExperimentError(
+                f"{self.path} is being written by another run: wait for it, or use another workdir"
+            ) from None
+
+    def _read(self) -> list[Row]:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with (self.path.parent / (self.path.name + ".partial")).open("ab") as aside:
+                aside.write(data[whole:] + b"\n")
+                aside.flush()
+                os.fsync(aside.fileno())
+            os.ftruncate(self._descriptor, whole)
+            os.fsync(self._descriptor)
+        return parse(data[:whole], self.path)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)  # drops the lock too
+            self._descriptor = -1
+
+
+def parse(data: bytes, path: Path) -> list[Row]:
+    """The rows in whole lines of `data`; `path` is for the message of an `ExperimentError`."""
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            schema, key = row["schema"], row["key"]
+        except (ValueError, KeyError, TypeError):
+            raise ExperimentError(
+                f"{path}, line {number} is not a finished measurement: "
+                "take that line out, or use another workdir"
+            ) from None
+        if schema != SCHEMA:
+            raise ExperimentError(
+                f"{path}, line {number} has schema {schema}, this version reads {SCHEMA}: "
+                "use another workdir"
+            )
+        if key in rows:
+            raise ExperimentError(
+                f"{path}, line {number} repeats {key!r}: take one of the two lines out"
+            )
+        rows[key] = row
+    return list(rows.values())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the file's name durable too, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""Run one experiment: `python -m experiments.run --config=FILE --workdir=DIR`.
+
+Finished measurements go to `DIR/results.jsonl`, and then what they say to `DIR/report.html`, PNGs
+and the terminal. A run that was stopped or killed goes on where it was when the same command is
+given again. Another config in the same workdir adds its rows; the report is about the last config.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import emu.report
+from emu.report import Report
+from experiments import cliff, decode_latency, facts, quickstart, rows
+from experiments.errors import ExperimentError
+from experiments.launch import launch
+from experiments.results import ResultsFile, Row
+from experiments.settings import freeze
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for results and report; made if missing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What `run.py` needs of an experiment; `run` returns the keys of all that was asked for."""
+
+    settings: type[Any]
+    run: Callable[[Any, ResultsFile], tuple[str, ...]]
+    report: Callable[[Any, Sequence[Row]], Report]
+
+
+EXPERIMENTS = {
+    cliff.NAME: Experiment(settings=cliff.Settings, run=cliff.run, report=cliff.report),
+    decode_latency.NAME: Experiment(
+        settings=decode_latency.Settings, run=decode_latency.run, report=decode_latency.report
+    ),
+    "quickstart": Experiment(
+        settings=quickstart.Settings, run=quickstart.run, report=quickstart.report
+    ),
+}
+
+
+def main() -> None:
+    """Parse, run, save."""
+    if _CONFIG.value is None or not _WORKDIR.value:
+        missing = "--config=experiments/configs/quickstart.py" if _CONFIG.value is None else ""
+        missing = f"{missing} {'' if _WORKDIR.value else '--workdir=DIR'}".strip()
+        raise ExperimentError(f"something is missing: give {missing}")
+    experiment, settings = chosen(_CONFIG.value)
+    workdir = Path(_WORKDIR.value)
+    with ResultsFile(workdir) as results:
+        rows.check_machine(results)
+        keys = experiment.run(settings, results)
+        wanted = [results[key] for key in keys]
+        report = dataclasses.replace(
+            experiment.report(settings, wanted), facts=facts.tables(wanted)
+        )
+        written = emu.report.save(report, workdir)
+    print("\n" + emu.report.text(report))
+    for path in (*written, results.path):
+        print(path)
+
+
+def chosen(config: ConfigDict) -> tuple[Experiment, Any]:
+    """The experiment that a config names, and its frozen settings."""
+    fields = config.copy_and_resolve_references()
+    if "experiment" not in fields:
+        raise ExperimentError(f"config.experiment is missing: there are {', '.join(EXPERIMENTS)}")
+    name = fields.experiment
+    if name not in EXPERIMENTS:
+        raise ExperimentError(f"no experiment {name!r}: there are {', '.join(EXPERIMENTS)}")
+    experiment = EXPERIMENTS[name]
+    with fields.unlocked():
+        del fields.experiment
+    return experiment, freeze(experiment.settings, fields)
+
+
+if __name__ == "__main__":
+    launch(main, goes_on=True)

@@ -1,0 +1,102 @@
+// Attention of one new token of one sequence over the tokens that the cache holds.
+//
+// A batch-1 product too: it reads each cached key and value once per query head, and only as many
+// as there are, where a program of fixed shapes has to read (and mask) every slot. The new key and
+// value are written in place: the results alias the caches that came in.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "dot.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+struct Shape {
+  int64_t kv_heads, group, length, width, held;  // held: tokens in the cache, the new one included
+};
+
+void Store(float* to, float value) { *to = value; }
+void Store(emu::Bf16* to, float value) {  // round to nearest even, as XLA does
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  to->bits = static_cast<uint16_t>(nan ? (bits >> 16 | 0x40)
+                                       : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// The query heads that share key/value head `h`.
+template <typename W>
+void AttendHead(const Shape& s, int64_t h, const float* q, const float* new_key,
+                const float* new_value, W* keys, W* values, float* mixed) {
+  W* const k = keys + h * s.length * s.width;
+  W* const v = values + h * s.length * s.width;
+  for (int64_t c = 0; c < s.width; ++c) {
+    Store(k + (s.held - 1) * s.width + c, new_key[h * s.width + c]);
+    Store(v + (s.held - 1) * s.width + c, new_value[h * s.width + c]);
+  }
+  const float scale = 1.0f / std::sqrt(static_cast<float>(s.width));
+  std::vector<float> shares(static_cast<size_t>(s.held) + emu::kLanes);
+  for (int64_t head = h * s.group; head < (h + 1) * s.group; ++head) {
+    float* const out = mixed + head * s.width;
+    emu::Multiply<W>(k, nullptr, q + head * s.width, s.width, 0, s.held, shares.data());
+    const float total = emu::ExpShifted(shares.data(), s.held, scale);
+    for (int64_t c = 0; c < s.width; ++c) out[c] = 0;
+    for (int64_t t = 0; t < s.held; ++t) emu::Add(shares[t] / total, v + t * s.width, s.width, out);
+  }
+}
+
+ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
+                  ffi::Buffer<ffi::F32> new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
+                  ffi::Buffer<ffi::S32> position, ffi::Result<ffi::Buffer<ffi::F32>> mixed,
+                  ffi::Result<ffi::AnyBuffer> keys_out, ffi::Result<ffi::AnyBuffer> values_out) {
+  const auto dims = keys.dimensions();  // [1, kv_heads, length, width]
+  if (dims.size() != 4 || dims[0] != 1) return ffi::Error::InvalidArgument("keys: not [1, …]");
+  Shape s{dims[1], 0, dims[2], dims[3], int64_t{position.typed_data()[0]} + 1};
+  s.group = static_cast<int64_t>(q.element_count()) / (s.kv_heads * s.width);
+  // A fixed-shape update clamps a position past the end; so does this.
+  if (s.held < 1) s.held = 1;
+  if (s.held > s.length) s.held = s.length;
+  void* const k = keys_out->untyped_data();
+  void* const v = values_out->untyped_data();
+  if (k != keys.untyped_data()) std::memcpy(k, keys.untyped_data(), keys.size_bytes());
+  if (v != values.untyped_data()) std::memcpy(v, values.untyped_data(), values.size_bytes());
+
+  const float *query = q.typed_data(), *key = new_key.typed_data(), *value = new_value.typed_data();
+  float* const out = mixed->typed_data();
+  switch (keys.element_type()) {
+    case ffi::DataType::F32:
+      emu::ForBlocks(pool, s.kv_heads, [=](int64_t h) {
+        AttendHead(s, h, query, key, value, static_cast<float*>(k), static_cast<float*>(v), out);
+      });
+      return ffi::Error::Success();
+    case ffi::DataType::BF16:
+      emu::ForBlocks(pool, s.kv_heads, [=](int64_t h) {
+        AttendHead(s, h, query, key, value, static_cast<emu::Bf16*>(k),
+                   static_cast<emu::Bf16*>(v), out);
+      });
+      return ffi::Error::Success();
+    default:
+      return ffi::Error::InvalidArgument("keys: not float32 or bfloat16");
+  }
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_attend, Attend,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>());

@@ -1,0 +1,112 @@
+// Batch-1 products y_i = W_i x, for any number of matrices that share one x, in one call.
+//
+// At batch 1 a decode step is a stream of weights: each is read once and used once, so the only
+// thing that counts is to keep every core's loads in flight. XLA:CPU converts bfloat16 and int8
+// weights to float32 in memory before it multiplies them; here they are converted in registers.
+// Each row is summed by one thread in one order, so the result does not depend on how many
+// threads there are.
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "dot.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+constexpr int64_t kBlockBytes = 96 << 10;  // small enough to balance, large enough to stream
+
+struct Matrix {
+  ffi::DataType dtype;
+  const void* weights;
+  const float* scale;  // one per row; null where the weights carry no scale
+  float* y;
+  int64_t rows;
+  int64_t block_rows;
+  int64_t first_block;
+};
+
+int64_t ItemBytes(ffi::DataType dtype) {
+  switch (dtype) {
+    case ffi::DataType::F32:
+      return 4;
+    case ffi::DataType::BF16:
+      return 2;
+    case ffi::DataType::S8:
+      return 1;
+    default:
+      return 0;
+  }
+}
+
+void MultiplyRows(const Matrix& a, const float* x, int64_t n, int64_t begin, int64_t end) {
+  switch (a.dtype) {
+    case ffi::DataType::F32:
+      return emu::Multiply<float>(a.weights, a.scale, x, n, begin, end, a.y);
+    case ffi::DataType::BF16:
+      return emu::Multiply<emu::Bf16>(a.weights, a.scale, x, n, begin, end, a.y);
+    default:
+      return emu::Multiply<int8_t>(a.weights, a.scale, x, n, begin, end, a.y);
+  }
+}
+
+ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs args,
+                  ffi::RemainingRets rets) {
+  if (x.element_type() != ffi::DataType::F32) return ffi::Error::InvalidArgument("x: not float32");
+  const float* const input = static_cast<const float*>(x.untyped_data());
+  const int64_t n = static_cast<int64_t>(x.element_count());
+  std::vector<Matrix> matrices;
+  matrices.reserve(rets.size());
+  int64_t blocks = 0;
+  size_t next = 0;
+  for (size_t i = 0; i < rets.size(); ++i) {
+    auto w = args.get<ffi::AnyBuffer>(next++);
+    auto y = rets.get<ffi::AnyBuffer>(i);
+    if (!w || !y) return ffi::Error::InvalidArgument("fewer matrices than results");
+    const int64_t item = ItemBytes(w->element_type());
+    if (item == 0) return ffi::Error::InvalidArgument("weights: not float32, bfloat16 or int8");
+    Matrix m{};
+    m.dtype = w->element_type();
+    m.weights = w->untyped_data();
+    m.y = static_cast<float*>((*y)->untyped_data());
+    m.rows = static_cast<int64_t>((*y)->element_count());
+    if ((*y)->element_type() != ffi::DataType::F32 ||
+        static_cast<int64_t>(w->element_count()) != m.rows * n)
+      return ffi::Error::InvalidArgument("weights: not [out, in]");
+    if (m.dtype == ffi::DataType::S8) {
+      auto scale = args.get<ffi::AnyBuffer>(next++);
+      if (!scale || scale->element_type() != ffi::DataType::F32 ||
+          static_cast<int64_t>(scale->element_count()) != m.rows)
+        return ffi::Error::InvalidArgument("int8 weights need a float32 scale [out]");
+      m.scale = static_cast<const float*>(scale->untyped_data());
+    }
+    m.block_rows = std::max<int64_t>(kBlockBytes / (n * item + 1) / emu::kRows, 1) * emu::kRows;
+    m.first_block = blocks;
+    blocks += (m.rows + m.block_rows - 1) / m.block_rows;
+    matrices.push_back(m);
+  }
+  if (next != args.size()) return ffi::Error::InvalidArgument("more arguments than results use");
+
+  emu::ForBlocks(pool, blocks, [matrices = std::move(matrices), input, n](int64_t block) {
+    size_t m = matrices.size() - 1;
+    while (matrices[m].first_block > block) --m;
+    const Matrix& a = matrices[m];
+    const int64_t begin = (block - a.first_block) * a.block_rows;
+    MultiplyRows(a, input, n, begin, std::min(begin + a.block_rows, a.rows));
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_matvec, MatVec,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .RemainingRets());

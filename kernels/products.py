@@ -1,0 +1,111 @@
+"""Batch-1 products, natively where it can be: `matvec` for weights, `attend` for the KV cache.
+
+The native form is chosen when a function is traced for the CPU and the library for this machine
+has been built; everywhere else `matvec` is a plain JAX product.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kernels.library import library
+
+MATVEC = "emu_matvec"
+ATTEND = "emu_attend"
+
+Matrix = jax.Array | tuple[jax.Array, jax.Array]
+"""float32 or bfloat16 [out, in], or int8 [out, in] with its float32 scale [out]."""
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the native products are there for the CPU of this machine; loads them once."""
+    path = library()
+    if not path.exists():
+        return False
+    handle = ctypes.cdll.LoadLibrary(str(path))
+    for target in (MATVEC, ATTEND):
+        capsule = jax.ffi.pycapsule(getattr(handle, target))
+        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    return True
+
+
+def native() -> bool:
+    """Whether a function traced now would use the native products."""
+    return jax.default_backend() == "cpu" and available()
+
+
+def matvec(x: jax.Array, matrices: Sequence[Matrix]) -> tuple[jax.Array, ...]:
+    """Multiply every matrix with x.
+
+    Args:
+      x: float32 [in].
+      matrices: each [out_i, in]; see `Matrix`.
+
+    Returns:
+      float32 [out_i] for each matrix. Weights are converted exactly and sums are in float32, so
+      the native and the plain form differ only in the order of the summation.
+    """
+    if native():
+        return _native(x, matrices)
+    return tuple(plain(x, matrix) for matrix in matrices)
+
+
+def plain(x: jax.Array, matrix: Matrix) -> jax.Array:
+    """The same product in plain JAX: x [..., in] times [out, in] gives float32 [..., out]."""
+    weight, scale = matrix if isinstance(matrix, tuple) else (matrix, None)
+    y = jax.lax.dot_general(
+        x,
+        weight.astype(jnp.float32),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return y if scale is None else y * scale
+
+
+def _native(x: jax.Array, matrices: Sequence[Matrix]) -> tuple[jax.Array, ...]:
+    operands: list[jax.Array] = []
+    results = []
+    for matrix in matrices:
+        weight, *scale = matrix if isinstance(matrix, tuple) else (matrix,)
+        operands += [weight, *scale]
+        results.append(jax.ShapeDtypeStruct((weight.shape[0],), jnp.float32))
+    call = jax.ffi.ffi_call(MATVEC, tuple(results))
+    return tuple(call(x, *operands))
+
+
+def attend(
+    q: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    position: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Append one token to one sequence's cache, in place, and attend from it; native only.
+
+    Args:
+      q: float32 [heads, head_width]; heads is a multiple of kv_heads.
+      key, value: float32 [kv_heads, head_width], of the new token.
+      keys, values: float32 or bfloat16 [1, kv_heads, length, head_width].
+      position: int32 [1], tokens that the cache holds without the new one.
+
+    Returns:
+      float32 [heads, head_width], softmax(q·keys / √head_width)·values over the tokens held and
+      the new one; and the caches with the new token in slot `position`.
+    """
+    call = jax.ffi.ffi_call(
+        ATTEND,
+        (
+            jax.ShapeDtypeStruct(q.shape, jnp.float32),
+            jax.ShapeDtypeStruct(keys.shape, keys.dtype),
+            jax.ShapeDtypeStruct(values.shape, values.dtype),
+        ),
+        input_output_aliases={3: 1, 4: 2},
+    )
+    mixed, keys, values = call(q, key, value, keys, values, position)
+    return mixed, keys, values

@@ -1,0 +1,108 @@
+import html.parser
+from pathlib import Path
+
+import pytest
+
+from emu.report import Figure, Panel, Report, Series, Table, page, png, save, text
+
+TABLE = Table(
+    title="Time per token",
+    columns=("weights", "ms", "note"),
+    rows=(("float32 <b>", "12.5", ""), ("int8", "3.1", "fits & stays")),
+    note="Lower is better.",
+)
+FIGURE = Figure(
+    name="cliff",
+    title="The cliff",
+    columns=2,
+    panels=(
+        Panel(
+            title="float32",
+            x_label="MB",
+            y_label="GB/s",
+            log_x=True,
+            series=(
+                Series(label="on-chip", x=(1, 10, 100), y=(9, 8, 3), low=(8, 7, 2), high=(9, 9, 4)),
+                Series(label="dram", x=(1, 100), y=(3, 3), style="dashed"),
+            ),
+            marks=((32, "llc"),),
+        ),
+        Panel(title="int8", x_label="MB", y_label="GB/s", series=(), log_y=True),
+    ),
+)
+REPORT = Report(
+    title="Residency",
+    answer=("One token takes 12.5 ms.", "The cliff lies at 32 MB."),
+    figures=(FIGURE,),
+    tables=(TABLE,),
+    facts=(Table(title="Machine", columns=("what", "value"), rows=(("cores", "2"),)),),
+)
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href") and not (value or "").startswith("data:"):
+                self.outside.append(f"{tag} {name}={value}")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_asks_for_nothing() -> None:
+    parser = Links()
+    written = page(REPORT)
+    parser.feed(written)
+    assert parser.open == []
+    assert parser.outside == []
+    assert "url(" not in written
+    assert "@import" not in written
+    assert "http" not in written
+    assert "float32 &lt;b&gt;" in written
+    assert "fits &amp; stays" in written
+    order = ["One token takes 12.5 ms.", "data:image/png", "Time per token", "Machine"]
+    places = [written.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_text_lines_up_and_keeps_to_the_width() -> None:
+    shown = text(REPORT, width=60)
+    assert "* One token takes 12.5 ms.\n* The cliff lies at 32 MB.\n" in shown
+    assert "weights        ms  note\n" in shown
+    assert "float32 <b>  12.5\n" in shown
+    assert "int8          3.1  fits & stays\nLower is better.\n" in shown
+
+
+def test_png_draws_what_it_is_given() -> None:
+    drawn = png(FIGURE)
+    assert drawn.startswith(b"\x89PNG")
+    assert drawn != png(Figure(name="cliff", title="The cliff", panels=FIGURE.panels[1:]))
+
+
+def test_save_replaces_whole_files(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("old")
+    written = save(REPORT, tmp_path)
+    assert [p.name for p in written] == ["cliff.png", "report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cliff.png", "report.html"]
+    assert (tmp_path / "report.html").read_text() == page(REPORT)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "cliff.png").mkdir()  # a folder in the way
+    with pytest.raises(OSError, match=r"cliff\.png"):
+        save(REPORT, tmp_path)
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_rows_fit_their_columns() -> None:
+    with pytest.raises(AssertionError, match="T: "):
+        Table(title="T", columns=("a", "b"), rows=(("1",),))

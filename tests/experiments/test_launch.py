@@ -1,0 +1,101 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import ExperimentError
+from experiments.launch import check_config
+
+# ml_collections 1.1 loads config files in a way that Python means to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config():
+    config = ConfigDict()
+    config.model = "a"
+    config.cliff = ConfigDict()
+    config.cliff.layers = 3
+    return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def test_known_keys_pass(config: str) -> None:
+    check_config(["run", f"--config={config}", "--config.model=b", "--config.cliff.layers=1"])
+    check_config(["run", "--config", config, "-config.model", "b"])
+    check_config(["run", "--workdir=x"])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("modle", r"there is no config\.modle: did you mean config\.model\?"),
+        ("cliff.layer", r"there is no config\.cliff\.layer: did you mean config\.cliff\.layers\?"),
+        ("zzz", r"there is no config\.zzz: there are config\.cliff, "),
+    ],
+)
+def test_unknown_keys_name_the_nearest(config: str, key: str, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        check_config(["run", f"--config={config}", f"--config.{key}=1"])
+
+
+def test_a_config_must_be_there(tmp_path: Path, config: str) -> None:
+    with pytest.raises(ExperimentError, match=r"there is no file /nowhere\.py"):
+        check_config(["run", "--config=/nowhere.py"])
+    with pytest.raises(ExperimentError, match=r"--config\.model needs --config=FILE before it"):
+        check_config(["run", "--config.model=b"])
+    other = tmp_path / "other.py"
+    other.write_text("def get_config():\n    return 3\n")
+    with pytest.raises(ExperimentError, match="must return a ConfigDict"):
+        check_config(["run", f"--config={other}"])
+
+
+def launched(body: str) -> "subprocess.Popen[str]":
+    script = "from experiments.launch import launch\nimport sys, time\ndef main():\n"
+    script += textwrap.indent(textwrap.dedent(body), "    ") + "\nlaunch(main, goes_on=True)\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+
+
+def test_a_users_error_is_one_line_and_a_bug_keeps_its_traceback() -> None:
+    user = launched("from models.errors import ModelError\nraise ModelError('no such\\n  model')")
+    bug = launched("raise ZeroDivisionError('a bug')")
+    disk = launched("open('/nowhere/at/all')")
+    out, err = user.communicate(timeout=60)
+    assert (user.returncode, out, err) == (1, "", "error: no such model\n")
+    _, err = bug.communicate(timeout=60)
+    assert bug.returncode == 1
+    assert "Traceback" in err
+    assert "ZeroDivisionError: a bug" in err
+    _, err = disk.communicate(timeout=60)
+    assert (disk.returncode, err) == (1, "error: /nowhere/at/all: No such file or directory\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_in_one_line(number: signal.Signals) -> None:
+    process = launched("print('ready', flush=True)\ntime.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.strip() == (
+        f"stopped by {number.name}; what was finished is kept, and the same command goes on from "
+        "there"
+    )

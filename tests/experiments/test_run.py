@@ -1,0 +1,288 @@
+"""The experiments end to end, on a tiny model and on a machine whose memories are made up."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import emu
+from emu import host_file
+from emu.machine import machine
+
+MODEL = "tests/golden/tiny_llama"
+CLIFF = [
+    "--config=experiments/configs/residency_cliff.py",
+    f"--config.model={MODEL}",
+    "--config.layers=()",
+    "--config.rounds=1",
+    "--config.samples=2",
+]
+HUMANEVAL = [
+    "--config=experiments/configs/humaneval.py",
+    f"--config.model={MODEL}",
+    "--config.dtypes=('float32',)",
+    "--config.tasks=2",
+    "--config.max_tokens=4",
+]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An XDG cache that says what this machine's memories are: tiny, so that copies are few."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        host_file.write(machine(), made_up_host(), 0.0)
+    return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+
+
+def made_up_host() -> emu.Chip:
+    def memory(name: str, placement: Any, mechanism: Any, capacity_bytes: float) -> emu.Memory:
+        def number(value: float) -> emu.Sourced:
+            return emu.Sourced(value=value, source="made up for a test", kind="assumed")
+
+        return emu.Memory(
+            name=name,
+            placement=placement,
+            mechanism=mechanism,
+            capacity_bytes=number(capacity_bytes),
+            bandwidth_bytes_per_s=number(1e9),
+            latency_s=number(1e-6),
+        )
+
+    return emu.Chip(
+        name="host",
+        vendor="nobody",
+        memories=(
+            memory("llc", "on-chip", "rotation", 40_000),
+            memory("dram", "off-chip", "rotation", 1e10),
+            memory("device", "on-chip", "memory-kind", 1e10),
+            memory("pinned_host", "off-chip", "memory-kind", 1e10),
+        ),
+    )
+
+
+def command(workdir: Path | str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.run", f"--workdir={workdir}", *flags]
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def run(workdir: Path | str, *flags: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command(workdir, *flags),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+            check=False,
+        )
+
+    return run
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    path = workdir / "results.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+@pytest.mark.newest
+def test_cliff_measures_reports_and_goes_on(run: Run, tmp_path: Path) -> None:
+    small = [*CLIFF, "--config.dtypes=('float32',)"]
+    done = run(tmp_path, *small, "--config.layers=(1,)")
+    assert done.returncode == 0, done.stderr
+    first = rows(tmp_path)
+    assert [r["measured"]["placement"] for r in first] == [
+        "on-chip",
+        "off-chip",
+        "attention-on-chip",
+    ]
+    done = run(tmp_path, *small, "--config.layers=(1,2)")
+    assert done.returncode == 0, done.stderr
+    every = rows(tmp_path)
+    assert every[:3] == first
+    assert [(r["measured"]["layers"], r["measured"]["placement"]) for r in every[3:]] == [
+        (2, "on-chip"),
+        (2, "off-chip"),
+        (2, "attention-on-chip"),
+        (2, "half-on-chip"),
+    ]
+    two_layers = {r["measured"]["placement"]: r["measured"] for r in every[3:]}
+    whole = two_layers["on-chip"]
+    assert (
+        whole["on_chip_bytes"] == whole["weight_bytes"] == 2 * first[0]["measured"]["weight_bytes"]
+    )
+    assert whole["excess_bytes"] == whole["weight_bytes"] - 40_000
+    assert whole["copies"] == 1
+    assert two_layers["off-chip"]["on_chip_bytes"] == 0
+    assert two_layers["off-chip"]["copies"] > 1
+    assert two_layers["half-on-chip"]["on_chip_bytes"] == whole["weight_bytes"] // 2
+    for row in every:
+        latency = row["measured"]["latency"]
+        assert 0 < latency["p10_s"] <= latency["median_s"] <= latency["p90_s"] <= latency["p99_s"]
+        assert latency["count"] >= 2
+        assert row["machine"]["backend"] == "cpu"
+        assert row["versions"]["jax"]
+        assert set(row["git"]) == {"commit", "dirty"}
+        assert row["config"]["model"] == MODEL
+    assert "Weights in llc against weights in dram" in done.stdout
+    assert str(tmp_path / "report.html") in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert "llc against dram by rotation" in page
+    assert (tmp_path / "cliff.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_humaneval_by_both_pairs(run: Run, tmp_path: Path) -> None:
+    done = run(tmp_path, *HUMANEVAL)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path)
+    assert [(r["measured"]["task"], r["measured"]["placement"]) for r in found] == [
+        (task, placement)
+        for task in ("HumanEval/0", "HumanEval/1")
+        for placement in ("off-chip", "on-chip")
+    ]
+    for row in found:
+        measured = row["measured"]
+        assert measured["new_tokens"] == 4
+        assert measured["ttft"]["count"] == 1
+        assert measured["itl"]["count"] + measured["itl"]["disturbed_count"] >= 3
+        assert measured["tpot_s"] > 0
+    other = run(tmp_path, *HUMANEVAL, "--config.pair=memory-kind", "--config.tasks=1")
+    assert other.returncode == 0, other.stderr
+    assert len(rows(tmp_path)) == 6
+    assert "device" in other.stdout or "pinned_host" in other.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert "device against pinned_host by memory-kind" in page
+    assert "on a CPU the memory kinds are one memory" in page
+
+
+def test_rules_in_the_config(run: Run, tmp_path: Path) -> None:
+    flags = [*CLIFF, "--config.dtypes=('int8',)", "--config.layers=(2,)"]
+    flags.append("--config.placements=('rules',)")
+    rules = "--config.rules=(('layers/*/mlp/*/kernel','on-chip'),('**','off-chip'))"
+    done = run(tmp_path, *flags, rules)
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(tmp_path)
+    assert 0 < row["measured"]["on_chip_bytes"] < row["measured"]["weight_bytes"]
+    unmatched = run(tmp_path, *flags, "--config.rules=(('nothing/**','on-chip'),('**','off-chip'))")
+    assert_refused(unmatched, "rule 'nothing/**' -> 'on-chip' matches no leaf")
+    uncovered = run(tmp_path, *flags, "--config.rules=(('layers/*/mlp/**','on-chip'),)")
+    assert_refused(uncovered, "no rule covers layers/0/attention")
+    assert rows(tmp_path) == [row]
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> None:
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith("error: ")
+    assert message in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*CLIFF, "--config.modle=x"], "there is no config.modle: did you mean config.model?"),
+        ([*CLIFF, "--config.rounds=many"], "--config.rounds=many: invalid literal for int()"),
+        ([*CLIFF, "--config.layers=(1,9)"], "has 1 to 2 layers, not 9"),
+        ([*CLIFF, "--config.model=not/there"], "not/there"),
+        ([*HUMANEVAL, "--config.context=64"], "config.context is 64: raise it"),
+        ([], "give --config=experiments/configs/quickstart.py"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, tmp_path: Path, flags: list[str], message: str) -> None:
+    done = run(tmp_path, *flags)
+    assert_refused(done, message)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert rows(tmp_path) == []
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(run(tmp_path / "file", *CLIFF), "file: ")
+    assert_refused(run("/proc/nowhere", *CLIFF), "/proc/nowhere: No such file or directory")
+
+
+def test_results_of_another_machine_are_not_mixed_in(run: Run, tmp_path: Path) -> None:
+    row = {"schema": 1, "key": "old", "machine": {"processor": "abacus", "cores": 10}}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert_refused(run(tmp_path, *CLIFF), "another machine (abacus, 10 cores)")
+
+
+def test_quickstart_answers_the_question(run: Run, tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        "--config=experiments/configs/quickstart.py",
+        f"--config.model={MODEL}",
+        "--config.cliff.rounds=1",
+        "--config.cliff.samples=2",
+        "--config.cliff.dtypes=('float32',)",
+        "--config.humaneval.dtypes=('float32',)",
+        "--config.humaneval.tasks=1",
+        "--config.humaneval.max_tokens=4",
+    )
+    assert done.returncode == 0, done.stderr
+    answer = " ".join(done.stdout.split())
+    assert f"On this machine one token of {MODEL} takes" in answer
+    assert "with its weights in dram; if they all stayed in llc, about" in answer
+    assert "The cliff, where half of that advantage is gone, lies" in answer
+    for name in ("report.html", "cliff.png", "humaneval.png", "results.jsonl"):
+        assert str(tmp_path / name) in done.stdout
+    assert {r["experiment"] for r in rows(tmp_path)} == {"residency_cliff", "humaneval"}
+
+
+def test_killed_again_and_again_nothing_is_lost_or_doubled(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    kept: list[dict[str, Any]] = []
+    for number in range(4):
+        process = subprocess.Popen(
+            command(tmp_path, *CLIFF),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        if number < 3:
+            limit = time.monotonic() + 60
+            while len(rows(tmp_path)) <= len(kept) and process.poll() is None:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            if number == 1:  # while one run is at it, a second one is refused
+                second = subprocess.run(
+                    command(tmp_path, *CLIFF),
+                    capture_output=True,
+                    text=True,
+                    env=environment,
+                    timeout=60,
+                    check=False,
+                )
+                if process.poll() is None:
+                    assert_refused(second, "is being written by another run")
+            time.sleep(rng.random() * 0.3)
+            process.send_signal(signal.SIGTERM if number == 2 else signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+        if number == 2 and process.returncode != 0:
+            assert process.returncode == 128 + signal.SIGTERM
+            assert "the same command goes on from there" in errors
+            assert "Traceback" not in errors
+        now = rows(tmp_path)
+        assert now[: len(kept)] == kept
+        kept = now
+    assert process.returncode == 0, errors
+    keys = [row["key"] for row in kept]
+    assert len(keys) == len(set(keys)) == 21  # 3 dtypes, 3 placements of 1 layer and 4 of 2
+    assert (tmp_path / "report.html").exists()

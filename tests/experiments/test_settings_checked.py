@@ -1,0 +1,76 @@
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import cliff, decode_latency, placements
+from experiments.errors import ExperimentError
+from experiments.run import EXPERIMENTS, chosen
+from experiments.turns import by_turns
+
+
+@pytest.mark.parametrize("kind", [cliff.Settings, decode_latency.Settings])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtypes": ("int3",)}, "there is no dtype 'int3': there are float32, bfloat16, int8"),
+        ({"dtypes": ()}, "name each dtype once"),
+        ({"dtypes": ("int8", "int8")}, "name each dtype once"),
+        ({"pair": "magic"}, "there is no pair 'magic': there are rotation, memory-kind"),
+        ({"placements": ("nowhere",)}, "there is no placement 'nowhere': there are on-chip"),
+        ({"placements": ()}, "name at least one placement"),
+        ({"placements": ("fit", "fit")}, "a placement is named twice"),
+        ({"placements": ("rules",)}, "go together: give both"),
+        ({"rules": (("**", "on-chip"),)}, "go together: give both"),
+        ({"context": -1}, "context must be at least"),
+    ],
+)
+def test_settings_are_checked(kind: type, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        kind(model="m", **fields)
+
+
+def test_sizes_are_checked() -> None:
+    for name in ("rounds", "samples"):
+        with pytest.raises(ExperimentError, match=f"{name} must be at least 1, not 0"):
+            cliff.Settings(model="m", **{name: 0})
+    with pytest.raises(ExperimentError, match="named twice"):
+        cliff.Settings(model="m", layers=(1, 1))
+    with pytest.raises(ExperimentError, match="max_tokens must be at least 2, not 1"):
+        decode_latency.Settings(model="m", max_tokens=1)
+
+
+def test_the_ladder_goes_to_all_layers() -> None:
+    assert cliff.ladder(1) == (1,)
+    assert cliff.ladder(2) == (1, 2)
+    assert cliff.ladder(30) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 30)
+
+
+def test_named_placements_are_rules() -> None:
+    assert placements.rules_of("fit", 30) == "fit"
+    assert placements.rules_of("half-on-chip", 5)[0] == ("layers[:2]/**", "on-chip")
+    assert placements.rules_of("rules", 5, (("**", "on-chip"),)) == (("**", "on-chip"),)
+    assert not placements.applies("half-on-chip", 1)
+
+
+def test_an_experiment_is_chosen_by_name() -> None:
+    config = ConfigDict({"experiment": "humaneval", "model": "m"})
+    experiment, settings = chosen(config)
+    assert experiment is EXPERIMENTS["humaneval"]
+    assert settings == decode_latency.Settings(model="m")
+    with pytest.raises(ExperimentError, match="no experiment 'x': there are residency_cliff"):
+        chosen(ConfigDict({"experiment": "x"}))
+    with pytest.raises(ExperimentError, match=r"config\.experiment is missing"):
+        chosen(ConfigDict({"model": "m"}))
+
+
+def test_turns_are_taken_round_by_round() -> None:
+    calls: list[str] = []
+    latencies = by_turns(
+        {name: lambda name=name: calls.append(name) for name in "ab"},
+        rounds=2,
+        samples=3,
+        warmup=1,
+        turn_s=0.0,
+    )
+    assert "".join(calls)[:16] == "aaaabbbbaaaabbbb"  # one to warm up and three samples a turn
+    for latency in latencies.values():
+        assert latency.count + latency.disturbed_count >= 6

@@ -1,0 +1,120 @@
+"""The native products agree with plain JAX, for any size, dtype and number of threads."""
+
+import concurrent.futures
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kernels
+from kernels.build import compiler
+
+pytestmark = pytest.mark.newest
+
+native_only = pytest.mark.skipif(compiler() is None, reason="no C++ compiler on this machine")
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+def stored(weight, dtype):
+    if dtype != "int8":
+        return weight.astype(dtype)
+    scale = jnp.abs(weight).max(axis=1) / 127
+    return jnp.round(weight / scale[:, None]).astype(jnp.int8), scale
+
+
+def test_products_are_native_where_there_is_a_compiler():
+    assert kernels.available() == (compiler() is not None)
+
+
+@native_only
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("rows", "width"), [(1, 1), (3, 7), (4, 16), (5, 33), (64, 576), (1000, 129), (2, 5000)]
+)
+def test_matvec_is_the_plain_product(rows, width, dtype):
+    x = random(width, seed=1)
+    matrix = stored(random(rows, width), dtype)
+    (got,) = jax.jit(lambda x, m: kernels.matvec(x, [m]))(x, matrix)
+    # Sums of `width` products of size about 1, in another order: rounding grows as its root.
+    chex.assert_trees_all_close(
+        got, kernels.plain(x, matrix), atol=3e-6 * width**0.5 * float(jnp.abs(x).max())
+    )
+
+
+@native_only
+def test_matvec_takes_matrices_of_several_dtypes_at_once():
+    x = random(96, seed=1)
+    matrices = [
+        stored(random(rows, 96, seed=rows), dtype)
+        for rows, dtype in [(40, "int8"), (700, "float32"), (8, "bfloat16"), (1, "int8")]
+    ]
+    got = jax.jit(kernels.matvec)(x, matrices)
+    chex.assert_trees_all_close(got, tuple(kernels.plain(x, m) for m in matrices), atol=1e-4)
+
+
+@native_only
+def test_matvec_repeats_to_the_bit_while_other_threads_call_it():
+    x, matrix = random(576, seed=1), random(3072, 576)
+    call = jax.jit(lambda x, m: kernels.matvec(x, [m])[0])
+    first = np.asarray(call(x, matrix))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for again in pool.map(lambda _: np.asarray(call(x, matrix)), range(64)):
+            np.testing.assert_array_equal(again, first)
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("x", "matrix", "message"),
+    [
+        (random(8), jnp.zeros((4, 9)), "not \\[out, in\\]"),
+        (random(8), jnp.zeros((4, 8), jnp.float16), "not float32, bfloat16 or int8"),
+        (random(8).astype(jnp.bfloat16), jnp.zeros((4, 8)), "x: not float32"),
+        (random(8), (jnp.zeros((4, 8), jnp.int8), jnp.ones(3)), "scale"),
+        (random(8), (jnp.zeros((4, 8)), jnp.ones(4)), "more arguments"),
+    ],
+)
+def test_matvec_refuses_what_it_cannot_multiply(x, matrix, message):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(jax.jit(kernels.matvec)(x, [matrix]))
+
+
+def softmax_attention(q, keys, values):
+    """One query [width] over tokens [held, width], in float64."""
+    q, keys, values = (np.asarray(a, np.float64) for a in (q, keys, values))
+    shares = np.exp(keys @ q / np.sqrt(len(q)))
+    return shares @ values / shares.sum()
+
+
+@native_only
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("width", "held"), [(64, 0), (64, 15), (64, 16), (40, 99), (6, 50)])
+def test_attend_appends_and_attends(width, held, dtype):
+    q, key, value = random(6, width), random(2, width, seed=1), random(2, width, seed=2)
+    keys = random(1, 2, 100, width, seed=3).astype(dtype)
+    values = random(1, 2, 100, width, seed=4).astype(dtype)
+    mixed, keys_after, values_after = jax.jit(kernels.attend)(
+        q, key, value, keys, values, jnp.asarray([held], jnp.int32)
+    )
+    want_keys = keys.at[0, :, held].set(key.astype(dtype))
+    want_values = values.at[0, :, held].set(value.astype(dtype))
+    np.testing.assert_array_equal(keys_after, want_keys)
+    np.testing.assert_array_equal(values_after, want_values)
+    for head in range(6):
+        k, v = want_keys[0, head // 3, : held + 1], want_values[0, head // 3, : held + 1]
+        np.testing.assert_allclose(mixed[head], softmax_attention(q[head], k, v), atol=3e-6)
+
+
+@native_only
+def test_attend_survives_scores_far_apart():
+    q = jnp.full((1, 16), 100.0)
+    keys = jnp.zeros((1, 1, 8, 16)).at[0, 0, 2].set(10.0)  # scores of 4,000 and of 0
+    values = random(1, 1, 8, 16)
+    mixed, _, _ = jax.jit(kernels.attend)(
+        q, jnp.zeros((1, 16)), jnp.zeros((1, 16)), keys, values, jnp.asarray([7], jnp.int32)
+    )
+    chex.assert_trees_all_close(mixed[0], values[0, 0, 2], atol=1e-6)
