@@ -20,9 +20,9 @@ from typing import Any
 from emu.errors import EmuError
 from emu.jaxprs import Shape
 
-Rule = Callable[..., Any]
+OwnRule = Callable[..., Any]
 
-_OWN: dict[str, Rule] = {}
+_OWN: dict[str, OwnRule] = {}
 _USERS: dict[tuple[str, str | None], Callable[["Call"], "Cost"]] = {}
 
 
@@ -35,6 +35,7 @@ class Call:
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
     params: Mapping[str, Any]  # the equation's; an ffi_call's attributes are under their own names
+    context: int | None = None  # tokens in the KV cache, where a hint says so
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class Cost:
     in_place: Mapping[int, int] = dataclasses.field(
         default_factory=dict
     )  # output: input it updates
+    # Inputs that are a KV cache: the axis that its tokens lie along. Of what is read, only the part
+    # that is in the cache is charged.
+    token_axes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     kind: str = "call"
 
     def __post_init__(self) -> None:
@@ -79,10 +83,10 @@ def cost_rule(
     return register
 
 
-def own_rule(*primitives: str) -> Callable[[Rule], Rule]:
+def own_rule(*primitives: str) -> Callable[[OwnRule], OwnRule]:
     """Register one of emu's own rules."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: OwnRule) -> OwnRule:
         for primitive in primitives:
             assert primitive not in _OWN, primitive
             _OWN[primitive] = rule
@@ -91,7 +95,7 @@ def own_rule(*primitives: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def find_own(primitive: str) -> Rule | None:
+def find_own(primitive: str) -> OwnRule | None:
     """Emu's own rule for a primitive."""
     return _OWN.get(primitive)
 

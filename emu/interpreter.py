@@ -26,7 +26,7 @@ from emu.jaxprs import (
     shape_of,
 )
 from emu.tape import Entry, Fuse, Tape, Touch, touches
-from emu.values import Value, constant, of_buffer
+from emu.values import Value, constant, of_buffer, show_token_axis
 from emu.work import Collective, Dot
 
 # Arrays that a function is closed over: up to here they are constants of the program (a table of
@@ -200,6 +200,7 @@ def _by_users_rule(site: Site, values: list[Value], rule: Any) -> list[Value]:
         inputs=tuple(v.shape for v in values),
         outputs=site.outs,
         params=params,
+        context=site.tape.hints.context,
     )
     cost = rule(call)
     if not isinstance(cost, Cost):
@@ -210,6 +211,8 @@ def _by_users_rule(site: Site, values: list[Value], rule: Any) -> list[Value]:
 
 def opaque(site: Site, values: Sequence[Value], cost: Cost) -> list[Value]:
     """A kernel that emu cannot look into: reads its inputs from memory, writes its outputs."""
+    for i, axis in cost.token_axes.items():
+        show_token_axis(values[i], axis)
     reads: list[Touch] = []
     updated = set(cost.in_place.values())
     for i, value in enumerate(values):

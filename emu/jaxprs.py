@@ -188,6 +188,20 @@ def needed_outputs(jaxpr: Any, equations: Iterable[Equation], needed: Sequence[b
     return wanted
 
 
+def inputs_read(jaxpr: Jaxpr, needed: Sequence[bool] | None = None) -> list[bool]:
+    """Which inputs the needed outputs (all, if not said) depend on."""
+    inner, _ = opened(jaxpr)
+    wanted = [True] * len(inner.outvars) if needed is None else needed
+    read = needed_outputs(inner, needed_equations(inner, wanted), wanted)
+    return [v in read for v in inner.invars]
+
+
+def with_constants_first(jaxpr: Jaxpr) -> Jaxpr:
+    """The same jaxpr with the constants that it is closed over as its first inputs."""
+    inner, _ = opened(jaxpr)
+    return inner.replace(constvars=[], invars=[*inner.constvars, *inner.invars])
+
+
 def _kept(jaxpr: Any, needed: Sequence[bool]) -> set[Any]:
     outputs = zip(jaxpr.outvars, needed, strict=True)
     return {v for v, keep in outputs if keep and not is_literal(v)}

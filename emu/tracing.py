@@ -7,7 +7,9 @@ lookups charge the rows they read, updates in place the slice they write. Nothin
 allocated, so that a model of a trillion weights is traced from `jax.ShapeDtypeStruct`s.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from emu import work_rules
@@ -49,7 +51,30 @@ def trace(
 
     Raises EmuError for primitives without a rule, loops without a known end and unusable arguments.
     """
-    hints = Hints.of(hints)
+    with _collector_paused():
+        return _trace(fn, args, weights=weights, cache=cache, hints=Hints.of(hints))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Tracing makes many records and no garbage: passes of Python's collector are a third of it."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
+
+
+def _trace(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    weights: Positions,
+    cache: Positions,
+    hints: Hints,
+) -> Work:
     roles = _roles(weights, cache, len(args))
     program = open_program(fn, args, trees=roles)
     stored, buffers = _inputs(program, roles, hints)

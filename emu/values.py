@@ -151,6 +151,20 @@ def of_buffer(buffer: Buffer, shape: Shape | None = None) -> Value:
     return Value(shape=shape or buffer.shape, sources=(source,))
 
 
+def show_token_axis(value: Value, dim: int) -> None:
+    """A dimension of the value is seen to be the one along which a cache leaf holds its tokens."""
+    if len(value.sources) != 1 or value.computed:
+        return
+    source = value.sources[0]
+    tensor = source.tensor
+    while isinstance(tensor, Lookup):
+        tensor = tensor.origin.tensor
+    if not isinstance(tensor, Stored) or tensor.leaf.kind != "cache":
+        return
+    if tensor.tokens is not None and tensor.token_axis is None:
+        tensor.token_axis = source.axes[dim]
+
+
 def constant(shape: Shape, known: Any = None) -> Value:
     """A value made of constants."""
     return Value(shape=shape, known=known)

@@ -12,7 +12,7 @@ from emu import values as algebra
 from emu.costs import own_rule
 from emu.errors import EmuError
 from emu.interpreter import Site, interpret
-from emu.jaxprs import Shape
+from emu.jaxprs import Shape, opened
 from emu.values import Buffer, Value, constant, of_buffer
 from emu.work import Collective
 
@@ -23,7 +23,7 @@ Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "perm
 def shard_map(site: Site, *values: Value) -> list[Value]:
     """The body, once on each device."""
     mesh = {str(axis): int(n) for axis, n in site.params["mesh"].shape.items()}
-    inner, _ = _opened(site.params["jaxpr"])
+    inner, _ = opened(site.params["jaxpr"])
     shards = [
         _shard(v, Shape(dims=tuple(int(n) for n in var.aval.shape), dtype=v.shape.dtype), i, site)
         for i, (v, var) in enumerate(zip(values, inner.invars, strict=True))
@@ -34,10 +34,6 @@ def shard_map(site: Site, *values: Value) -> list[Value]:
         _unsharded(site, out, shape, shards, values)
         for out, shape in zip(outs, site.outs, strict=True)
     ]
-
-
-def _opened(jaxpr: Any) -> tuple[Any, Any]:
-    return getattr(jaxpr, "jaxpr", jaxpr), None
 
 
 def _shard(value: Value, shape: Shape, argument: int, site: Site) -> Value:

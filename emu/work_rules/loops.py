@@ -17,7 +17,7 @@ from emu import values as algebra
 from emu.costs import own_rule
 from emu.errors import EmuError
 from emu.interpreter import Site, interpret
-from emu.jaxprs import Shape, is_literal, needed_equations, opened, scan_split
+from emu.jaxprs import Shape, inputs_read, scan_split
 from emu.known import evaluate
 from emu.values import Buffer, Value, constant, of_buffer
 
@@ -150,23 +150,14 @@ def _deciding(
     cond: object, body: object, cond_consts: int, body_consts: int, carry: int
 ) -> list[bool]:
     """Which carried values the condition depends on, through the body."""
-    needed = _inputs_read(cond, [True])[cond_consts:]
+    needed = inputs_read(cond, [True])[cond_consts:]
     while True:
-        more = _inputs_read(body, needed)[body_consts:]
+        more = inputs_read(body, needed)[body_consts:]
         wider = [a or b for a, b in zip(needed, more, strict=True)]
         if wider == needed:
             assert len(needed) == carry
             return needed
         needed = wider
-
-
-def _inputs_read(jaxpr: object, needed: Sequence[bool]) -> list[bool]:
-    """Which inputs the needed outputs depend on."""
-    inner, _ = opened(jaxpr)
-    read = {v for v, keep in zip(inner.outvars, needed, strict=True) if keep and not is_literal(v)}
-    for eqn in needed_equations(inner, needed):
-        read.update(v for v in eqn.invars if not is_literal(v))
-    return [v in read for v in inner.invars]
 
 
 def iterate(

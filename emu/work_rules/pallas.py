@@ -15,7 +15,7 @@ from emu.costs import Cost, own_rule
 from emu.errors import EmuError
 from emu.hints import Hints
 from emu.interpreter import Site, interpret, opaque
-from emu.jaxprs import is_literal, opened, shape_of
+from emu.jaxprs import inputs_read, opened, shape_of
 from emu.tape import Tape
 from emu.values import Cell, Value, constant, of_buffer
 
@@ -57,8 +57,8 @@ def pallas_call(site: Site, *values: Value) -> list[Value]:
 def _fetched(block: Any, grid: tuple[int, ...]) -> int:
     """Elements of one operand that all steps fetch together."""
     size = math.prod(_length(n) for n in block.block_shape)
-    inner, _ = opened(block.index_map_jaxpr)
-    axes = [i for i, read in enumerate(_depends(inner, len(grid))) if read]
+    depends = inputs_read(block.index_map_jaxpr)[: len(grid)]
+    axes = [i for i, read in enumerate(depends) if read]
     times = math.prod(grid[: axes[-1] + 1]) if axes else 1
     return size * times
 
@@ -68,15 +68,6 @@ def _length(n: Any) -> int:
     if n is None:
         return 1
     return int(n if isinstance(n, int) else getattr(n, "block_size", 1))
-
-
-def _depends(jaxpr: Any, axes: int) -> list[bool]:
-    """Which axes of the grid a block's index depends on."""
-    read = {v for v in jaxpr.outvars if not is_literal(v)}
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in read for v in eqn.outvars) or eqn.effects:
-            read.update(v for v in eqn.invars if not is_literal(v))
-    return [v in read for v in jaxpr.invars[:axes]]
 
 
 def _body_flops(site: Site) -> dict[str, int]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from emu.costs import own_rule
 from emu.interpreter import Site, interpret
-from emu.jaxprs import Shape, opened, shape_of
+from emu.jaxprs import Shape, opened, shape_of, with_constants_first
 from emu.values import Cell, Count, Stored, Value, of_buffer
 from emu.work_rules.updates import updated
 
@@ -59,15 +59,9 @@ def run_scoped(site: Site, *values: Value) -> list[Value]:
     own = [scratch(site, shape_of(v.aval)) for v in inner.invars]
     consts = list(values)
     if len(inner.constvars) == len(consts):
-        closed = _as_inputs(body)
+        closed = with_constants_first(body)
         return interpret(closed, [*consts, *own], site.tape, site.needed)
     return interpret(body, [*consts, *own], site.tape, site.needed)
-
-
-def _as_inputs(jaxpr: object) -> object:
-    """The same jaxpr with its constants as first inputs."""
-    inner, _ = opened(jaxpr)
-    return inner.replace(constvars=[], invars=[*inner.constvars, *inner.invars])
 
 
 def scratch(site: Site, shape: Shape) -> Value:

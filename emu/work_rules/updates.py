@@ -12,7 +12,7 @@ from emu.costs import own_rule
 from emu.interpreter import Site
 from emu.jaxprs import Shape
 from emu.tape import Touch, touches
-from emu.values import Buffer, Count, Lookup, Source, Stored, Value, of_buffer
+from emu.values import Buffer, Count, Source, Stored, Value, of_buffer, show_token_axis
 from emu.work_rules.elementwise import elementwise, with_routing
 
 
@@ -136,17 +136,8 @@ def _whole_buffer(value: Value) -> Buffer | None:
 
 def _tell_token_axis(target: Value, moving: Sequence[bool], fixed: Sequence[bool]) -> None:
     """Remember the cache leaf's axis along which this update moves."""
-    if len(target.sources) != 1 or target.computed:
-        return
-    tensor = target.sources[0].tensor
-    while isinstance(tensor, Lookup):
-        tensor = tensor.origin.tensor
-    if not isinstance(tensor, Stored) or tensor.leaf.kind != "cache" or tensor.tokens is None:
-        return
-    if tensor.token_axis is not None:
-        return
     for candidates in (moving, fixed):
-        axes = [target.sources[0].axes[d] for d, yes in enumerate(candidates) if yes]
-        if len(axes) == 1 and axes[0] is not None:
-            tensor.token_axis = axes[0]
+        dims = [d for d, yes in enumerate(candidates) if yes]
+        if len(dims) == 1:
+            show_token_axis(target, dims[0])
             return

@@ -8,6 +8,7 @@ import pytest
 from emu.costs import Cost, cost_rule
 from emu.errors import EmuError
 from emu.tracing import trace
+from kernels.products import _native, attend
 
 Shape = jax.ShapeDtypeStruct
 F32 = jnp.float32
@@ -137,3 +138,46 @@ def test_a_pallas_kernel_with_scratch_loops_and_conditions():
     work = trace(model, Shape((12, 8), F32), weights=None)
     assert work.flops == 3 * (4 * 16 + 8)
     assert work.activation_bytes == 4 * (12 * 8 + 8)  # the output's block stays for all steps
+
+
+def test_a_pallas_kernel_with_memory_of_its_own():
+    def body(x_ref, out_ref):
+        def with_scratch(total_ref):
+            total_ref[...] = x_ref[...] * 2
+            out_ref[...] = total_ref[...] + 1
+
+        pl.run_scoped(with_scratch, pl.MemoryRef(jax.core.ShapedArray((8,), F32), pl.ANY))
+
+    call = pl.pallas_call(body, out_shape=Shape((8,), F32))
+    work = trace(call, Shape((8,), F32), weights=None)
+    assert (work.flops, work.activation_bytes) == (16, 64)
+
+
+def test_the_native_products_read_weights_as_stored_and_the_tokens_in_the_cache():
+    def step(w, cache, x, position):
+        q, k, v = _native(x, [(w["codes"], w["scale"]), w["k"], w["k"]])
+        heads = (q.reshape(4, 8), k.reshape(2, 8), v.reshape(2, 8))
+        mixed, keys, values = attend(*heads, cache["keys"], cache["values"], position)
+        return mixed, {"keys": keys, "values": values}
+
+    weights = {
+        "codes": Shape((32, 64), "int8"),
+        "scale": Shape((32,), F32),
+        "k": Shape((16, 64), "bfloat16"),
+    }
+    cache = {name: Shape((1, 2, 128, 8), "bfloat16") for name in ("keys", "values")}
+    arguments = weights, cache, Shape((64,), F32), Shape((1,), "int32")
+    work = trace(step, *arguments, cache=1, hints={"context": 10})
+    assert work.bytes_by_leaf == {
+        "codes": 32 * 64,
+        "scale": 4 * 32,
+        "k": 2 * 2 * 16 * 64,  # twice: once for k, once for v
+        "cache/keys": 2 * 2 * 10 * 8,
+        "cache/values": 2 * 2 * 10 * 8,
+    }
+    assert work.cache_written_bytes == 2 * (2 * 2 * 8)
+    # The products; and 4 heads' scores over 10 tokens, and the mix.
+    assert work.dot_flops == 2 * (32 + 16 + 16) * 64 + 2 * (2 * 4 * 10 * 8)
+    assert work.notes == ()
+    whole = trace(step, *arguments, cache=1)
+    assert whole.bytes_by_leaf["cache/keys"] == 2 * 2 * 128 * 8
