@@ -18,7 +18,7 @@ from experiments.placements import Rules
 from experiments.requests import Request
 from models.cache import KVCache
 from models.config import DecoderConfig
-from models.generate import Program, generate, prefill_token, step_token
+from models.generate import Program, cache_length, generate, prefill_token, step_token
 from models.sampling import Sampling
 
 
@@ -33,8 +33,8 @@ class Engine:
 
     def warm(self, requests: Iterable[Request]) -> None:
         """Compile what these requests need, and run it once."""
-        prompts = {len(r.prompt): r.prompt for r in requests}
-        for prompt in prompts.values():
+        by_padded_length = {cache_length([len(r.prompt)], 0): r.prompt for r in requests}
+        for prompt in by_padded_length.values():
             for _ in generate(self.program, self.config, [prompt], max_tokens=3, length=self.slots):
                 pass
 

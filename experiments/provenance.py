@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import psutil
 
+import kernels
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "ml_collections")
 
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """The processor, the cores this process may use, the memory, and JAX's devices."""
+    """The processor, the cores this process may use, memory, JAX's devices, our products."""
     return {
         "processor": _processor(),
         "cores": _cores(),
@@ -28,6 +30,7 @@ def machine() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
+        "products": "native" if kernels.native() else "plain JAX",
     }
 
 
@@ -53,8 +56,10 @@ def git() -> dict[str, Any]:
 
 
 def same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two rows' machines can share a table: processor, cores and JAX device agree."""
-    return all(a.get(k) == b.get(k) for k in ("processor", "cores", "backend", "device"))
+    """Whether two rows can share a table: processor, cores, JAX device and products agree."""
+    return all(
+        a.get(k) == b.get(k) for k in ("processor", "cores", "backend", "device", "products")
+    )
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -33,7 +33,7 @@ def check_machine(results: ResultsFile) -> None:
     for old in results.rows:
         if not provenance.same_machine(old["machine"], provenance.machine()):
             raise ExperimentError(
-                f"{results.path} holds results of another machine "
-                f"({old['machine']['processor']}, {old['machine']['cores']} cores): "
+                f"{results.path} holds results of another machine or set-up "
+                f"({', '.join(f'{name} {value}' for name, value in old['machine'].items())}): "
                 "use another workdir"
             )

@@ -1,5 +1,5 @@
 """Native batch-1 products, called through `jax.ffi`, with the plain JAX fallback."""
 
-from kernels.products import ATTEND, MATVEC, Matrix, attend, available, matvec, native, plain
+from kernels.products import ATTEND, MATVEC, Matrix, attend, available, matvec, native, plain, read
 
-__all__ = ["ATTEND", "MATVEC", "Matrix", "attend", "available", "matvec", "native", "plain"]
+__all__ = ["ATTEND", "MATVEC", "Matrix", "attend", "available", "matvec", "native", "plain", "read"]

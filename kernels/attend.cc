@@ -46,8 +46,8 @@ void AttendHead(const Shape& s, int64_t h, const float* q, const float* new_key,
     float* const out = mixed + head * s.width;
     emu::Multiply<W>(k, nullptr, q + head * s.width, s.width, 0, s.held, shares.data());
     const float total = emu::ExpShifted(shares.data(), s.held, scale);
-    for (int64_t c = 0; c < s.width; ++c) out[c] = 0;
-    for (int64_t t = 0; t < s.held; ++t) emu::Add(shares[t] / total, v + t * s.width, s.width, out);
+    emu::WeightedSum(shares.data(), v, s.held, s.width, out);
+    for (int64_t c = 0; c < s.width; ++c) out[c] /= total;
   }
 }
 

@@ -16,7 +16,7 @@ constexpr int kLanes = 16;
 #else
 constexpr int kLanes = 8;
 #endif
-constexpr int kRows = 4;  // rows summed together: x is loaded once for four
+constexpr int kSums = 4;  // kept apart, so that a sum need not wait for the one before
 
 struct Bf16 {
   uint16_t bits;
@@ -63,7 +63,7 @@ inline F32 Load(const W* w) {
 }
 #endif
 
-// Pairwise, so that the four rows' sums overlap in the pipeline.
+// Of all lanes, pairwise.
 inline float Sum(F32 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
@@ -76,43 +76,47 @@ inline float Sum(F32 v) {
 #endif
 }
 
-// `Rows` rows of w, each `n` long, times x.
-template <int Rows, typename W>
-inline void Dot(const W* w, const float* x, int64_t n, float* y) {
-  F32 even[Rows] = {}, odd[Rows] = {};
+// One row times x. Rows are taken one by one, each from its beginning to its end: summing four at
+// once saves loads of x, but its four streams halve what the prefetchers bring in from DRAM.
+template <typename W>
+inline float Dot(const W* row, const float* x, int64_t n) {
+  F32 sums[kSums] = {};
   int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    const F32 x0 = Load(x + i), x1 = Load(x + i + kLanes);
-    for (int r = 0; r < Rows; ++r) {
-      even[r] += Load(w + r * n + i) * x0;
-      odd[r] += Load(w + r * n + i + kLanes) * x1;
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    float total = Sum(even[r] + odd[r]);
-    for (int64_t j = i; j < n; ++j) total += Scalar(w[r * n + j]) * x[j];
-    y[r] = total;
-  }
+  for (; i + kSums * kLanes <= n; i += kSums * kLanes)
+    for (int s = 0; s < kSums; ++s)
+      sums[s] += Load(row + i + s * kLanes) * Load(x + i + s * kLanes);
+  float total = Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < n; ++i) total += Scalar(row[i]) * x[i];
+  return total;
 }
 
+// Rows begin … end - 1 of W [rows, n] times x, and each times its scale where there is one.
 template <typename W>
 void Multiply(const void* weights, const float* scale, const float* x, int64_t n, int64_t begin,
               int64_t end, float* y) {
   const W* w = static_cast<const W*>(weights);
-  int64_t row = begin;
-  for (; row + kRows <= end; row += kRows) Dot<kRows>(w + row * n, x, n, y + row);
-  for (; row < end; ++row) Dot<1>(w + row * n, x, n, y + row);
-  if (scale != nullptr)
-    for (row = begin; row < end; ++row) y[row] *= scale[row];
+  for (int64_t row = begin; row < end; ++row) {
+    const float product = Dot(w + row * n, x, n);
+    y[row] = scale == nullptr ? product : product * scale[row];
+  }
 }
 
-// out += share × row, `n` wide.
+// out ← Σ share[r] × row r of `rows` [count, n]; columns are taken as many at once as there are
+// sums, so that these stay in registers over all rows.
 template <typename W>
-inline void Add(float share, const W* row, int64_t n, float* out) {
+inline void WeightedSum(const float* shares, const W* rows, int64_t count, int64_t n, float* out) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    *reinterpret_cast<F32*>(out + i) = Load(out + i) + Load(row + i) * share;
-  for (; i < n; ++i) out[i] += Scalar(row[i]) * share;
+  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+    F32 sums[kSums] = {};
+    for (int64_t r = 0; r < count; ++r)
+      for (int s = 0; s < kSums; ++s) sums[s] += Load(rows + r * n + i + s * kLanes) * shares[r];
+    std::memcpy(out + i, sums, sizeof sums);
+  }
+  for (; i < n; ++i) {
+    float sum = 0;
+    for (int64_t r = 0; r < count; ++r) sum += Scalar(rows[r * n + i]) * shares[r];
+    out[i] = sum;
+  }
 }
 
 // exp, lane by lane, for arguments ≤ 0: 2^k × e^r with |r| ≤ ln 2 / 2, and e^r by its Taylor

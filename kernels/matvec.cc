@@ -19,7 +19,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int64_t kBlockBytes = 96 << 10;  // small enough to balance, large enough to stream
+constexpr int64_t kBlockWeights = 16 << 10;  // a microsecond or so: how long threads may differ
 
 struct Matrix {
   ffi::DataType dtype;
@@ -31,17 +31,8 @@ struct Matrix {
   int64_t first_block;
 };
 
-int64_t ItemBytes(ffi::DataType dtype) {
-  switch (dtype) {
-    case ffi::DataType::F32:
-      return 4;
-    case ffi::DataType::BF16:
-      return 2;
-    case ffi::DataType::S8:
-      return 1;
-    default:
-      return 0;
-  }
+bool Takes(ffi::DataType dtype) {
+  return dtype == ffi::DataType::F32 || dtype == ffi::DataType::BF16 || dtype == ffi::DataType::S8;
 }
 
 void MultiplyRows(const Matrix& a, const float* x, int64_t n, int64_t begin, int64_t end) {
@@ -58,8 +49,8 @@ void MultiplyRows(const Matrix& a, const float* x, int64_t n, int64_t begin, int
 ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs args,
                   ffi::RemainingRets rets) {
   if (x.element_type() != ffi::DataType::F32) return ffi::Error::InvalidArgument("x: not float32");
-  const float* const input = static_cast<const float*>(x.untyped_data());
   const int64_t n = static_cast<int64_t>(x.element_count());
+  const float* const input = static_cast<const float*>(x.untyped_data());
   std::vector<Matrix> matrices;
   matrices.reserve(rets.size());
   int64_t blocks = 0;
@@ -68,8 +59,7 @@ ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs arg
     auto w = args.get<ffi::AnyBuffer>(next++);
     auto y = rets.get<ffi::AnyBuffer>(i);
     if (!w || !y) return ffi::Error::InvalidArgument("fewer matrices than results");
-    const int64_t item = ItemBytes(w->element_type());
-    if (item == 0) return ffi::Error::InvalidArgument("weights: not float32, bfloat16 or int8");
+    if (!Takes(w->element_type())) return ffi::Error::InvalidArgument("weights: not float32, bfloat16 or int8");
     Matrix m{};
     m.dtype = w->element_type();
     m.weights = w->untyped_data();
@@ -85,7 +75,7 @@ ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs arg
         return ffi::Error::InvalidArgument("int8 weights need a float32 scale [out]");
       m.scale = static_cast<const float*>(scale->untyped_data());
     }
-    m.block_rows = std::max<int64_t>(kBlockBytes / (n * item + 1) / emu::kRows, 1) * emu::kRows;
+    m.block_rows = std::max<int64_t>(kBlockWeights / std::max<int64_t>(n, 1), 1);
     m.first_block = blocks;
     blocks += (m.rows + m.block_rows - 1) / m.block_rows;
     matrices.push_back(m);

@@ -15,6 +15,7 @@ from kernels.library import library
 
 MATVEC = "emu_matvec"
 ATTEND = "emu_attend"
+READ = "emu_read"
 
 Matrix = jax.Array | tuple[jax.Array, jax.Array]
 """float32 or bfloat16 [out, in], or int8 [out, in] with its float32 scale [out]."""
@@ -27,10 +28,15 @@ def available() -> bool:
     if not path.exists():
         return False
     handle = ctypes.cdll.LoadLibrary(str(path))
-    for target in (MATVEC, ATTEND):
+    for target in (MATVEC, ATTEND, READ):
         capsule = jax.ffi.pycapsule(getattr(handle, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
     return True
+
+
+def _load() -> None:
+    if not available():
+        raise RuntimeError("the native products are not built here: python -m kernels.build")
 
 
 def native() -> bool:
@@ -98,6 +104,7 @@ def attend(
       float32 [heads, head_width], softmax(q·keys / √head_width)·values over the tokens held and
       the new one; and the caches with the new token in slot `position`.
     """
+    _load()
     call = jax.ffi.ffi_call(
         ATTEND,
         (
@@ -109,3 +116,15 @@ def attend(
     )
     mixed, keys, values = call(q, key, value, keys, values, position)
     return mixed, keys, values
+
+
+def read(buffer: jax.Array) -> jax.Array:
+    """Stream an array of any shape once, on the products' threads: their limit; native only.
+
+    Returns:
+      uint32 [], the XOR of its 32-bit words, so that no byte can be skipped.
+    """
+    _load()
+    call = jax.ffi.ffi_call(READ, jax.ShapeDtypeStruct((), jnp.uint32))
+    folded: jax.Array = call(buffer)
+    return folded

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 
 import emu
 from emu import host_file
 from emu.machine import machine
 
+NOTEBOOK = Path("experiments/notebooks/results.ipynb").resolve()
 MODEL = "tests/golden/tiny_llama"
 CLIFF = [
     "--config=experiments/configs/residency_cliff.py",
@@ -218,10 +221,14 @@ def test_a_workdir_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) 
 def test_results_of_another_machine_are_not_mixed_in(run: Run, tmp_path: Path) -> None:
     row = {"schema": 1, "key": "old", "machine": {"processor": "abacus", "cores": 10}}
     (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
-    assert_refused(run(tmp_path, *CLIFF), "another machine (abacus, 10 cores)")
+    assert_refused(
+        run(tmp_path, *CLIFF), "another machine or set-up (processor abacus, cores 10): use"
+    )
 
 
-def test_quickstart_answers_the_question(run: Run, tmp_path: Path) -> None:
+def test_quickstart_answers_the_question_and_the_notebook_reads_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run(
         tmp_path,
         "--config=experiments/configs/quickstart.py",
@@ -241,6 +248,33 @@ def test_quickstart_answers_the_question(run: Run, tmp_path: Path) -> None:
     for name in ("report.html", "cliff.png", "humaneval.png", "results.jsonl"):
         assert str(tmp_path / name) in done.stdout
     assert {r["experiment"] for r in rows(tmp_path)} == {"residency_cliff", "humaneval"}
+    monkeypatch.setenv("EMU_RESULTS", str(tmp_path / "results.jsonl"))
+    shown = executed_notebook(tmp_path)
+    assert shown.count("image/png") == 2  # HumanEval and the cliff
+    assert "half-on-chip" in shown
+    assert "TPOT_ms" in shown
+
+
+def executed_notebook(folder: Path) -> str:
+    """The outputs of the results notebook, run by this interpreter and no other kernel."""
+    kernel = folder / "jupyter" / "kernels" / "this-python"
+    kernel.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "this Python", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
+        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        nbclient.NotebookClient(
+            notebook,
+            timeout=120,
+            kernel_name="this-python",
+            resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+        ).execute()
+    return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
 
 
 def test_killed_again_and_again_nothing_is_lost_or_doubled(
@@ -276,7 +310,7 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
             process.send_signal(signal.SIGTERM if number == 2 else signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         if number == 2 and process.returncode != 0:
-            assert process.returncode == 128 + signal.SIGTERM
+            assert process.returncode == 128 + signal.SIGTERM, errors
             assert "the same command goes on from there" in errors
             assert "Traceback" not in errors
         now = rows(tmp_path)

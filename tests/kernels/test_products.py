@@ -118,3 +118,15 @@ def test_attend_survives_scores_far_apart():
         q, jnp.zeros((1, 16)), jnp.zeros((1, 16)), keys, values, jnp.asarray([7], jnp.int32)
     )
     chex.assert_trees_all_close(mixed[0], values[0, 0, 2], atol=1e-6)
+
+
+@native_only
+@pytest.mark.parametrize("count", [0, 1, 63, 1000, 3_000_001])
+def test_read_folds_every_byte(count):
+    words = np.random.default_rng(0).integers(0, 2**32, count, np.uint32)
+    assert int(jax.jit(kernels.read)(words)) == int(np.bitwise_xor.reduce(words))
+    assert int(jax.jit(kernels.read)(words.view(np.uint8)[3:])) == int(
+        np.bitwise_xor.reduce(np.append(words.view(np.uint8)[3:], np.zeros(3, np.uint8)).view("u4"))
+        if count
+        else 0
+    )

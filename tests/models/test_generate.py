@@ -43,12 +43,14 @@ def run(prompts, sampling=None, **kwargs):
 
 
 def greedy_by_hand(prompt, count):
-    """The whole sequence through the decoder again for every token."""
+    """The whole sequence through the decoder again for every token, padded to one shape."""
     ids = list(prompt)
+    whole = jax.jit(functools.partial(steps.decode_step, CONFIG))
     for _ in range(count):
-        cache = new_cache(CONFIG, batch=1, length=len(ids))
-        logits, _ = steps.decode_step(CONFIG, weights(), cache, jnp.asarray([ids]))
-        ids.append(int(logits[0, -1].argmax()))
+        cache = new_cache(CONFIG, batch=1, length=32)
+        padded = jnp.asarray([ids + [0] * (32 - len(ids))])
+        logits, _ = whole(weights(), cache, padded)
+        ids.append(int(logits[0, len(ids) - 1].argmax()))
     return ids[len(prompt) :]
 
 
@@ -113,6 +115,13 @@ def test_draws_have_the_shares_that_they_should(sampling, shares):
     # Five standard deviations of a share's estimate are at most 5 × √(¼ / 20,000) = 0.018.
     np.testing.assert_allclose(got, shares, atol=0.018)
     assert (got[np.asarray(shares) == 0] == 0).all()
+
+
+@pytest.mark.parametrize("vocab", [1, 255, 256, 257, 1000])
+def test_greedy_takes_the_first_of_the_largest(vocab):
+    logits = np.random.default_rng(0).integers(0, 9, (20, vocab)).astype(np.float32)  # many ties
+    chosen = choose(Sampling(), jnp.asarray(logits), jnp.zeros(20, jnp.int32))
+    np.testing.assert_array_equal(chosen, logits.argmax(axis=-1))
 
 
 @pytest.mark.parametrize(
