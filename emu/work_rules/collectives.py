@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from emu import values as algebra
+from emu import views as algebra
 from emu.costs import own_rule
 from emu.errors import EmuError
 from emu.interpreter import Site, interpret

@@ -11,7 +11,8 @@ from emu.costs import own_rule
 from emu.interpreter import Site
 from emu.known import fold
 from emu.tape import Touch, touches
-from emu.values import Routing, Value, constant, merged
+from emu.values import Routing, Value, constant
+from emu.views import merged
 
 ARITHMETIC = (
     "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh",

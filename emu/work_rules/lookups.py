@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from emu import values as algebra
+from emu import views as algebra
 from emu.costs import own_rule
 from emu.interpreter import Site
 from emu.jaxprs import Shape
 from emu.tape import Touch, touches
-from emu.values import Buffer, Count, Lookup, Routing, Source, Value, merged
+from emu.values import Buffer, Count, Lookup, Routing, Source, Value
+from emu.views import merged
 from emu.work_rules.elementwise import with_routing
 from emu.work_rules.experts import distinct_experts, hinted_experts
 

@@ -13,7 +13,7 @@ known while tracing, and as often as a hint says otherwise.
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-from emu import values as algebra
+from emu import views as algebra
 from emu.costs import own_rule
 from emu.errors import EmuError
 from emu.interpreter import Site, interpret

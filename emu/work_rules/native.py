@@ -1,7 +1,7 @@
 """What this project's own native products (`kernels`) cost, given the public way."""
 
 from emu.costs import Call, Cost, cost_rule
-from kernels.products import ATTEND, MATVEC
+from kernels.products import ATTEND, MATVEC, READ
 
 
 @cost_rule("ffi_call", name=MATVEC)
@@ -26,3 +26,9 @@ def attend(call: Call) -> Cost:
         token_axes={3: 2, 4: 2},
         kind="dot",
     )
+
+
+@cost_rule("ffi_call", name=READ)
+def read(_: Call) -> Cost:
+    """Every operand is read, for the sake of reading it."""
+    return Cost(kind="reduction")

@@ -6,10 +6,11 @@ make for a transpose is not modelled.
 
 import dataclasses
 
-from emu import values as algebra
+from emu import views as algebra
 from emu.costs import own_rule
 from emu.interpreter import Site
-from emu.values import Routing, Value, constant, merged
+from emu.values import Routing, Value, constant
+from emu.views import merged
 from emu.work_rules.elementwise import with_routing
 
 IDENTITY = (

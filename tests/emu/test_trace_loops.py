@@ -188,6 +188,20 @@ def test_stacked_outputs_are_alive_from_the_loops_start():
     assert work.peak_activation_bytes == 4 * 100 * (10 + 1 + 1)
 
 
+def test_what_a_loop_reads_from_outside_is_alive_until_it_ends():
+    def model(y, c):
+        def body(c, _):
+            once = jnp.sort(y * c)
+            return jnp.sort(-once)[0], None
+
+        return jax.lax.scan(body, c, length=10)[0]
+
+    work = trace(model, Shape((100,), F32), Shape((), F32), weights=None)
+    # y is read first, but the next iteration needs it: it is there beside each kernel's input and
+    # output of 100, and so is c.
+    assert work.peak_activation_bytes == 4 * (100 + 2 * 100 + 1)
+
+
 def test_a_while_loops_trips_are_derived_through_arithmetic_and_calls():
     def model(w, x):
         def go_on(c):
