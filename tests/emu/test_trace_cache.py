@@ -205,3 +205,31 @@ def test_pages_looked_up_by_a_table_are_read_where_they_are():
     )
     assert work.cache_bytes == 4 * 5 * 16 * 8
     assert work.kernels == 2  # the indices made positive, and the product
+
+
+def test_a_latent_cache_is_read_for_scores_keys_and_values():
+    # Multi-head latent attention: 32 compressed and 8 rotary numbers a token, for 4 heads; the
+    # up-projections (16 for keys, 16 for values, a head) are absorbed into queries and outputs.
+    def step(w, cache, x, position):
+        q = (x @ w["q"]).reshape(1, 4, 24)
+        cache = jax.lax.dynamic_update_slice(cache, (x @ w["down"])[:, None], (0, position, 0))
+        latent, rotary = cache[..., :32], cache[..., 32:]
+        up = w["up"].reshape(32, 4, 32)
+        inner = jnp.einsum("bhd,chd->bhc", q[..., :16], up[..., :16])
+        scores = jnp.einsum("bhc,btc->bht", inner, latent)
+        scores += jnp.einsum("bhr,btr->bht", q[..., 16:], rotary)
+        mixed = jnp.einsum("bht,btc->bhc", jax.nn.softmax(scores), latent)
+        out = jnp.einsum("bhc,chv->bhv", mixed, up[..., 16:]).reshape(1, 64)
+        return out @ w["o"], cache
+
+    weights = {
+        "q": Shape((64, 96), F32),
+        "down": Shape((64, 40), F32),
+        "up": Shape((32, 128), F32),
+        "o": Shape((64, 64), F32),
+    }
+    cache = Shape((1, 128, 40), F32)
+    work = trace(step, weights, cache, Shape((1, 64), F32), SCALAR, cache=1, hints={"context": 10})
+    assert work.weight_bytes == sum(leaf.bytes for leaf in work.leaves if leaf.kind == "weights")
+    assert work.cache_bytes == 4 * 10 * (32 + 8 + 32)
+    assert work.cache_written_bytes == 4 * 40

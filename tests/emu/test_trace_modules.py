@@ -106,3 +106,56 @@ def test_leaves_that_are_not_arrays_are_part_of_the_function():
     # A number that is an argument by itself is traced, as jit would.
     work = trace(jax.lax.dynamic_index_in_dim, Shape((8, 8), F32), 3)
     assert work.weight_bytes == 32
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(8, 8, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+
+    def __call__(self, x):
+        return nnx.relu(self.drop(self.linear(x), deterministic=True))
+
+
+class Stack(nnx.Module):
+    def __init__(self, rngs):
+        make = nnx.split_rngs(splits=5)(nnx.vmap(Block, in_axes=0, out_axes=0))
+        self.layers = make(rngs)
+
+    def __call__(self, x):
+        run = nnx.scan(
+            nnx.remat(lambda layer, x: layer(x)), in_axes=(0, nnx.Carry), out_axes=nnx.Carry
+        )
+        return run(self.layers, x)
+
+
+def test_flax_nnx_scanned_and_rematerialised_layers_are_read_once():
+    graph, state = nnx.split(Stack(nnx.Rngs(0)))
+    work = trace(lambda state, x: nnx.merge(graph, state)(x), state, Shape((2, 8), F32))
+    assert work.weight_bytes == 5 * 4 * (8 * 8 + 8)
+    assert [op.count for op in work.ops if op.kind == "dot"] == [5]
+
+
+class LinenBlock(linen.Module):
+    @linen.compact
+    def __call__(self, x, _):
+        return linen.relu(linen.Dense(8)(x)), None
+
+
+class LinenStack(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        layers = linen.scan(
+            linen.remat(LinenBlock),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=5,
+        )
+        return layers()(x, None)[0]
+
+
+def test_flax_linen_scanned_and_rematerialised_layers_are_read_once():
+    model = LinenStack()
+    weights = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8)))
+    work = trace(model.apply, weights, Shape((2, 8), F32))
+    assert work.weight_bytes == 5 * 4 * (8 * 8 + 8)
