@@ -2,8 +2,8 @@
 
 At indices known ahead (constants, a loop's counter) a piece of a stored tensor is a view. At
 indices known only at run time it is a *lookup*: a product reads the rows where they are stored
-(experts' weights, pages of a cache), anything else first copies them out, once (an embedding). Rows
-chosen by a router are charged by the expected number of distinct ones.
+(experts' weights, pages of a cache), anything else first copies them out, once (an embedding). Of
+rows chosen by a router, a product reads the expected number of distinct ones.
 """
 
 import dataclasses
@@ -32,24 +32,7 @@ def dynamic_slice(site: Site, value: Value, *indices: Value) -> Value:
     cut = algebra.sliced(value, out, ("dynamic_slice", id(site.eqn)), starts)
     if all(index.constant for index in indices) or cut.constant:
         return with_routing(cut, (value,))
-    routed = _routed_slice(site, value, cut, indices)
-    return with_routing(looked_up(site, routed, indices), (value,))
-
-
-def _routed_slice(site: Site, value: Value, cut: Value, indices: Sequence[Value]) -> Value:
-    """One row that a router chose is one row, or less if a hint says so."""
-    routed = any(
-        i.routing is not None and i.routing.experts == n
-        for i, n in zip(indices, value.shape.dims, strict=True)
-    )
-    if not routed:
-        return cut
-
-    def hinted(s: Source) -> Source:
-        number = hinted_experts(site, s)
-        return s if number is None else dataclasses.replace(s, scale=s.scale * min(number, 1))
-
-    return dataclasses.replace(cut, sources=tuple(hinted(s) for s in cut.sources))
+    return with_routing(looked_up(site, cut, cut, indices), (value,))
 
 
 @own_rule("gather")
@@ -63,15 +46,17 @@ def gather(site: Site, value: Value, indices: Value) -> Value:
         result = site.emit("gather", reads=reads)[0]
         return with_routing(result, (value, indices))
     value = algebra.blurring(value, set(where.collapsed))
-    rows = dataclasses.replace(
+    asked = dataclasses.replace(
         value,
         shape=site.outs[0],
         known=None,
-        sources=tuple(where.rows_of(site, s, indices.routing) for s in value.sources),
+        sources=tuple(where.rows_of(site, s, None) for s in value.sources),
     )
-    if not indices.constant:
-        rows = looked_up(site, rows, [indices])
-    return with_routing(rows, (value,))
+    if indices.constant:
+        return with_routing(asked, (value,))
+    rows = tuple(where.rows_of(site, s, indices.routing) for s in value.sources)
+    distinct = dataclasses.replace(asked, sources=rows)
+    return with_routing(looked_up(site, distinct, asked, [indices]), (value,))
 
 
 def _from_a_table(site: Site, where: "Gather", table: Value, indices: Value) -> Value:
@@ -89,18 +74,20 @@ def _part(where: "Gather", touch: Touch) -> Touch:
     return dataclasses.replace(touch, elements=min(touch.elements, where.out.size))
 
 
-def looked_up(site: Site, rows: Value, indices: Sequence[Value]) -> Value:
-    """The same rows, to be decided by their first reader: read in place, or copied out."""
+def looked_up(site: Site, rows: Value, asked: Value, indices: Sequence[Value]) -> Value:
+    """Rows to be decided by their first reader: `rows` (the distinct ones) are read in place by a
+    product, or `asked` (every one) are copied out.
+    """
     read = tuple(t for index in indices for t in touches(site.settle(index)))
     sources = []
-    for s in rows.sources:
+    for s, origin in zip(rows.sources, asked.sources, strict=True):
         if isinstance(s.tensor, Buffer):
             sources.append(s)
             continue
         shape = dataclasses.replace(rows.shape, dtype=_dtype(s))
         site.emit("gather", outs=(), reads=read, real=False)
         entry = site.tape.entries[-1]
-        lookup = Lookup(origin=s, shape=shape, entry=entry, indices=read)
+        lookup = Lookup(origin=origin, shape=shape, entry=entry, indices=read)
         sources.append(dataclasses.replace(s, tensor=lookup))
     return dataclasses.replace(rows, sources=tuple(sources))
 

@@ -120,3 +120,12 @@ def test_a_stack_of_expert_layers_is_charged_layer_by_layer():
 def test_many_tokens_touch_every_expert():
     work = trace(gathered, WEIGHTS, Shape((4096, WIDTH), F32))
     assert work.bytes_by_leaf["up"] == EXPERTS * MATRIX
+
+
+def test_the_next_tokens_embeddings_are_copied_out_one_by_one():
+    def step(w, x):
+        token = jnp.argmax(x @ w.T, axis=-1)  # chosen from the vocabulary, but not by a router
+        return w[token] * 2
+
+    work = trace(step, Shape((100, 16), F32), Shape((8, 16), F32))
+    assert work.weight_bytes == 4 * (100 * 16 + 8 * 16)
