@@ -1,24 +1,33 @@
 """Place the weights of a JAX function in real or described memories, and time its steps."""
 
 from emu.chips import Chip, Curve, Link, Memory, Sourced
+from emu.costs import Call, Cost, cost_rule
 from emu.errors import CapacityError, EmuError
+from emu.hints import Hints
 from emu.host import host
 from emu.measure import Latency, Recorder, measure
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
 from emu.rules import Rule
 from emu.system import System
-from emu.work import Leaf, Work, leaves_of
+from emu.tracing import trace
+from emu.work import Access, Collective, Leaf, Op, Work, leaves_of
 
 __all__ = [
+    "Access",
+    "Call",
     "CapacityError",
     "Chip",
+    "Collective",
+    "Cost",
     "Curve",
     "EmuError",
+    "Hints",
     "Latency",
     "Leaf",
     "Link",
     "Memory",
+    "Op",
     "Placement",
     "Realized",
     "Recorder",
@@ -27,9 +36,11 @@ __all__ = [
     "Sourced",
     "System",
     "Work",
+    "cost_rule",
     "host",
     "leaves_of",
     "measure",
     "place",
     "realize",
+    "trace",
 ]
