@@ -42,7 +42,7 @@ def test_every_value_of_a_fact_is_listed() -> None:
     )
     measured, machine, versions = (dict(table.rows) for table in found)
     assert measured["commit"] == (
-        "cccccccccccc, cccccccccccc, with changes that are not committed, not from a git checkout"
+        "cccccccccccc, cccccccccccc with changes that are not committed, not from a git checkout"
     )
     assert machine == {"processor": "abacus", "cores": "2"}
     assert versions == {"jax": "0.10.2"}
