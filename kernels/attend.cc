@@ -30,25 +30,36 @@ void Store(emu::Bf16* to, float value) {  // round to nearest even, as XLA does
                                        : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// The query heads that share key/value head `h`.
 template <typename W>
-void AttendHead(const Shape& s, int64_t h, const float* q, const float* new_key,
-                const float* new_value, W* keys, W* values, float* mixed) {
-  W* const k = keys + h * s.length * s.width;
-  W* const v = values + h * s.length * s.width;
-  for (int64_t c = 0; c < s.width; ++c) {
-    Store(k + (s.held - 1) * s.width + c, new_key[h * s.width + c]);
-    Store(v + (s.held - 1) * s.width + c, new_value[h * s.width + c]);
-  }
+void Append(const Shape& s, const float* token, W* slots) {
+  for (int64_t h = 0; h < s.kv_heads; ++h)
+    for (int64_t c = 0; c < s.width; ++c)
+      Store(slots + (h * s.length + s.held - 1) * s.width + c, token[h * s.width + c]);
+}
+
+template <typename W>
+void AttendHead(const Shape& s, int64_t head, const float* q, const W* keys, const W* values,
+                float* mixed) {
+  const int64_t slots = head / s.group * s.length * s.width;
   const float scale = 1.0f / std::sqrt(static_cast<float>(s.width));
   std::vector<float> shares(static_cast<size_t>(s.held) + emu::kLanes);
-  for (int64_t head = h * s.group; head < (h + 1) * s.group; ++head) {
-    float* const out = mixed + head * s.width;
-    emu::Multiply<W>(k, nullptr, q + head * s.width, s.width, 0, s.held, shares.data());
-    const float total = emu::ExpShifted(shares.data(), s.held, scale);
-    emu::WeightedSum(shares.data(), v, s.held, s.width, out);
-    for (int64_t c = 0; c < s.width; ++c) out[c] /= total;
-  }
+  float* const out = mixed + head * s.width;
+  emu::Multiply<W>(keys + slots, nullptr, q + head * s.width, s.width, 0, s.held, shares.data());
+  const float total = emu::ExpShifted(shares.data(), s.held, scale);
+  emu::WeightedSum(shares.data(), values + slots, s.held, s.width, out);
+  for (int64_t c = 0; c < s.width; ++c) out[c] /= total;
+}
+
+// Heads that share a key and value head may go to different threads: they share the cache too.
+template <typename W>
+void AttendAll(ffi::ThreadPool& pool, const Shape& s, const float* q, const float* new_key,
+               const float* new_value, void* keys, void* values, float* mixed) {
+  W* const k = static_cast<W*>(keys);
+  W* const v = static_cast<W*>(values);
+  Append(s, new_key, k);
+  Append(s, new_value, v);
+  emu::ForBlocks(pool, s.kv_heads * s.group,
+                 [=](int64_t head) { AttendHead<W>(s, head, q, k, v, mixed); });
 }
 
 ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
@@ -71,15 +82,10 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
   float* const out = mixed->typed_data();
   switch (keys.element_type()) {
     case ffi::DataType::F32:
-      emu::ForBlocks(pool, s.kv_heads, [=](int64_t h) {
-        AttendHead(s, h, query, key, value, static_cast<float*>(k), static_cast<float*>(v), out);
-      });
+      AttendAll<float>(pool, s, query, key, value, k, v, out);
       return ffi::Error::Success();
     case ffi::DataType::BF16:
-      emu::ForBlocks(pool, s.kv_heads, [=](int64_t h) {
-        AttendHead(s, h, query, key, value, static_cast<emu::Bf16*>(k),
-                   static_cast<emu::Bf16*>(v), out);
-      });
+      AttendAll<emu::Bf16>(pool, s, query, key, value, k, v, out);
       return ffi::Error::Success();
     default:
       return ffi::Error::InvalidArgument("keys: not float32 or bfloat16");
