@@ -2,7 +2,9 @@
 //
 // A batch-1 product too: it reads each cached key and value once per query head, and only as many
 // as there are, where a program of fixed shapes has to read (and mask) every slot. The new key and
-// value are written in place: the results alias the caches that came in.
+// value are written in place: the results alias the caches that came in. Query and key are turned
+// by the angles of their position (RoPE) on the way, since XLA:CPU would work out the cosines again
+// for every head of every layer.
 
 #include <cmath>
 #include <cstdint>
@@ -28,6 +30,21 @@ void Store(emu::Bf16* to, float value) {  // round to nearest even, as XLA does
   const bool nan = (bits & 0x7fffffff) > 0x7f800000;
   to->bits = static_cast<uint16_t>(nan ? (bits >> 16 | 0x40)
                                        : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Heads [heads, width] turned by `angles` [2, width / 2], cosines first, in the half-split order.
+std::vector<float> Rotated(const float* x, const float* angles, int64_t heads, int64_t width) {
+  const int64_t half = width / 2;
+  std::vector<float> turned(static_cast<size_t>(heads * width));
+  for (int64_t h = 0; h < heads; ++h) {
+    const float *const first = x + h * width, *const second = first + half;
+    float* const to = turned.data() + h * width;
+    for (int64_t c = 0; c < half; ++c) {
+      to[c] = first[c] * angles[c] - second[c] * angles[half + c];
+      to[half + c] = second[c] * angles[c] + first[c] * angles[half + c];
+    }
+  }
+  return turned;
 }
 
 template <typename W>
@@ -64,8 +81,9 @@ void AttendAll(ffi::ThreadPool& pool, const Shape& s, const float* q, const floa
 
 ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
                   ffi::Buffer<ffi::F32> new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
-                  ffi::Buffer<ffi::S32> position, ffi::Result<ffi::Buffer<ffi::F32>> mixed,
-                  ffi::Result<ffi::AnyBuffer> keys_out, ffi::Result<ffi::AnyBuffer> values_out) {
+                  ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> angles,
+                  ffi::Result<ffi::Buffer<ffi::F32>> mixed, ffi::Result<ffi::AnyBuffer> keys_out,
+                  ffi::Result<ffi::AnyBuffer> values_out) {
   const auto dims = keys.dimensions();  // [1, kv_heads, length, width]
   if (dims.size() != 4 || dims[0] != 1) return ffi::Error::InvalidArgument("keys: not [1, …]");
   Shape s{dims[1], 0, dims[2], dims[3], int64_t{position.typed_data()[0]} + 1};
@@ -78,14 +96,19 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
   if (k != keys.untyped_data()) std::memcpy(k, keys.untyped_data(), keys.size_bytes());
   if (v != values.untyped_data()) std::memcpy(v, values.untyped_data(), values.size_bytes());
 
-  const float *query = q.typed_data(), *key = new_key.typed_data(), *value = new_value.typed_data();
+  if (static_cast<int64_t>(angles.element_count()) != s.width)
+    return ffi::Error::InvalidArgument("angles: not [2, head_width / 2]");
+  const float* const turns = angles.typed_data();
+  const auto query = Rotated(q.typed_data(), turns, s.kv_heads * s.group, s.width);
+  const auto key = Rotated(new_key.typed_data(), turns, s.kv_heads, s.width);
+  const float* const value = new_value.typed_data();
   float* const out = mixed->typed_data();
   switch (keys.element_type()) {
     case ffi::DataType::F32:
-      AttendAll<float>(pool, s, query, key, value, k, v, out);
+      AttendAll<float>(pool, s, query.data(), key.data(), value, k, v, out);
       return ffi::Error::Success();
     case ffi::DataType::BF16:
-      AttendAll<emu::Bf16>(pool, s, query, key, value, k, v, out);
+      AttendAll<emu::Bf16>(pool, s, query.data(), key.data(), value, k, v, out);
       return ffi::Error::Success();
     default:
       return ffi::Error::InvalidArgument("keys: not float32 or bfloat16");
@@ -103,6 +126,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_attend, Attend,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>());

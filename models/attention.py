@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import kernels
+from models import rope
 
 
 def append_and_attend(
@@ -19,26 +20,28 @@ def append_and_attend(
     keys: jax.Array,
     values: jax.Array,
     position: jax.Array,
+    angles: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Write the new tokens into the cache, then attend from each of them.
+    """Rotate the new tokens' q and k, write k and v into the cache, and attend from each token.
 
     Args:
-      q: float32 [B, T, heads, head_width], rotated.
-      k, v: float32 [B, T, kv_heads, head_width], k rotated.
+      q: float32 [B, T, heads, head_width].
+      k, v: float32 [B, T, kv_heads, head_width].
       keys, values: the cache, [B, kv_heads, length, head_width].
       position: int32 [B], tokens that each sequence holds so far.
+      angles: float32 [2, B, T, head_width / 2], from `rope.angles`.
 
     Returns:
       float32 [B, T, heads, head_width], and the cache with T tokens more.
     """
     if q.shape[:2] == (1, 1) and kernels.native():
-        mixed, keys, values = kernels.attend(q[0, 0], k[0, 0], v[0, 0], keys, values, position)
+        mixed, keys, values = kernels.attend(
+            q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
+        )
         return mixed[None, None], keys, values
-    # Without the barrier XLA:CPU repeats the update inside each use, and copies the cache for it.
-    keys, values = jax.lax.optimization_barrier(
-        (_append(keys, k, position), _append(values, v, position))
-    )
-    return _attend(q, keys, values, position), keys, values
+    k = rope.rotate(k, angles)
+    keys, values = _append(keys, k, position), _append(values, v, position)
+    return _attend(rope.rotate(q, angles), keys, values, position), keys, values
 
 
 def _append(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:

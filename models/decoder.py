@@ -43,7 +43,12 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        position: jax.Array,
+        angles: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
@@ -53,9 +58,7 @@ class Attention(nnx.Module):
         )
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        cosine, sine = rope.angles(self.config, position[:, None] + jnp.arange(tokens))
-        q, k = rope.rotate(q, cosine, sine), rope.rotate(k, cosine, sine)
-        mixed, keys, values = append_and_attend(q, k, v, keys, values, position)
+        mixed, keys, values = append_and_attend(q, k, v, keys, values, position, angles)
         (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
         return out, keys, values
 
@@ -85,10 +88,15 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, dtype)
 
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        position: jax.Array,
+        angles: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Carry x [B, T, width] through the block, and its cache on."""
-        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position)
+        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position, angles)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), keys, values
 
@@ -102,9 +110,10 @@ class Stack(nnx.Module):
 
     def run_layers(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Carry x [B, T, width] through all layers; the cache holds T tokens more."""
+        angles = rope.angles(self.config, cache.position[:, None] + jnp.arange(x.shape[1]))
         keys, values = [], []
         for layer, k, v in zip(self.layers, cache.keys, cache.values, strict=True):
-            x, k_new, v_new = layer(x, k, v, cache.position)
+            x, k_new, v_new = layer(x, k, v, cache.position, angles)
             keys.append(k_new)
             values.append(v_new)
         moved = cache.position + x.shape[1]

@@ -16,14 +16,15 @@ def inverse_frequencies(config: DecoderConfig) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-def angles(config: DecoderConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine for positions [B, T], each float32 [B, T, 1, head_width / 2]."""
-    turns = positions[..., None, None].astype(jnp.float32) * inverse_frequencies(config)
-    return jnp.cos(turns), jnp.sin(turns)
+def angles(config: DecoderConfig, positions: jax.Array) -> jax.Array:
+    """Cosines and sines for positions [B, T], the same in every layer: [2, B, T, head_width / 2]."""
+    turns = positions[..., None].astype(jnp.float32) * inverse_frequencies(config)
+    return jnp.stack([jnp.cos(turns), jnp.sin(turns)])
 
 
-def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     """Turn the heads x [B, T, heads, head_width] by the angles of their positions."""
+    cosine, sine = angles[:, :, :, None]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine], axis=-1

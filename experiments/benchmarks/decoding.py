@@ -65,12 +65,12 @@ def _decode(
     cache = new_cache(config, batch=1, length=SLOTS)
     padded = jnp.zeros((1, SLOTS // 2), jnp.int32).at[0, : len(prompt)].set(jnp.asarray(prompt))
     token, cache = running.prefill(cache, padded, jnp.asarray([len(prompt)]))
-    tokens = [int(token[0])]
+    tokens = [int(np.asarray(token)[0])]
     recorder = emu.Recorder()
     for _ in range(TOKENS):
         start = time.perf_counter()
         token, cache = running.step(cache, token)
-        tokens.append(int(token[0]))  # waits for it
+        tokens.append(int(np.asarray(token)[0]))  # waits for it
         recorder.add(time.perf_counter() - start)
     return tokens, recorder.latency()
 
