@@ -1,5 +1,8 @@
 """Place the weights of a JAX function in real or described memories, and time its steps."""
 
+from emu.chip_file import load_chip
+from emu.chip_names import chip, chips
+from emu.chip_units import check_chip
 from emu.chips import Chip, Curve, Link, Memory, Sourced
 from emu.errors import CapacityError, EmuError
 from emu.host import host
@@ -27,8 +30,12 @@ __all__ = [
     "Sourced",
     "System",
     "Work",
+    "check_chip",
+    "chip",
+    "chips",
     "host",
     "leaves_of",
+    "load_chip",
     "measure",
     "place",
     "realize",
