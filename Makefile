@@ -21,7 +21,7 @@ SECOND ?= $(shell for p in $(foreach v,3.13 3.14 3.12 3.11, \
 PRODUCTS := kernels/build.py $(wildcard kernels/*.cc kernels/*.h)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench setup lint types tests second lock clean
+.PHONY: demo test bench setup lint types tests second chips-table lock clean
 
 demo: setup
 	$(VENV)/bin/python -m experiments.run --config=experiments/configs/quickstart.py --workdir=demo
@@ -63,6 +63,10 @@ endif
 %/products: %/ready $(PRODUCTS)
 	@$*/bin/python -m kernels.build
 	@touch $@
+
+# The page of the catalogue: run it after a change in emu/catalogue/.
+chips-table: setup
+	$(VENV)/bin/python -m emu.catalogue > docs/chips.md
 
 # One lock for every Python and platform; needs uv (pip install uv).
 lock:

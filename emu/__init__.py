@@ -1,5 +1,8 @@
 """Place the weights of a JAX function in real or described memories, and time its steps."""
 
+from emu.chip_file import load_chip
+from emu.chip_names import chip, chips
+from emu.chip_units import check_chip
 from emu.chips import Chip, Curve, Link, Memory, Sourced
 from emu.costs import Call, Cost, cost_rule
 from emu.errors import CapacityError, EmuError
@@ -36,9 +39,13 @@ __all__ = [
     "Sourced",
     "System",
     "Work",
+    "check_chip",
+    "chip",
+    "chips",
     "cost_rule",
     "host",
     "leaves_of",
+    "load_chip",
     "measure",
     "place",
     "realize",
