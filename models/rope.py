@@ -17,7 +17,7 @@ def inverse_frequencies(config: DecoderConfig) -> np.ndarray:
 
 
 def angles(config: DecoderConfig, positions: jax.Array) -> jax.Array:
-    """Cosines and sines for positions [B, T], the same in every layer: [2, B, T, head_width / 2]."""
+    """Cosines and sines [2, B, T, head_width / 2] of positions [B, T], for every layer."""
     turns = positions[..., None].astype(jnp.float32) * inverse_frequencies(config)
     return jnp.stack([jnp.cos(turns), jnp.sin(turns)])
 
