@@ -113,6 +113,10 @@ def generate(
     tokens, cache = _prefilled(program, cache, prompts)
     ended = [False] * len(prompts)
     for count in range(1, max_tokens + 1):
+        # The next step is under way before the host waits for this one's tokens, or the device
+        # would idle meanwhile. Not before the first token, which should come as soon as it can.
+        ahead = 1 < count < max_tokens
+        following = program.step(cache, tokens) if ahead else None
         emitted = tuple(
             None if done else int(t) for done, t in zip(ended, np.asarray(tokens), strict=True)
         )
@@ -120,7 +124,7 @@ def generate(
         ended = [done or t in stop_ids for done, t in zip(ended, emitted, strict=True)]
         if all(ended) or count == max_tokens:
             return
-        tokens, cache = program.step(cache, tokens)
+        tokens, cache = following or program.step(cache, tokens)
 
 
 def _prefilled(
