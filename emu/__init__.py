@@ -9,10 +9,14 @@ from emu.errors import CapacityError, EmuError
 from emu.hints import Hints
 from emu.host import host
 from emu.measure import Latency, Recorder, measure
+from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
 from emu.rules import Rule
+from emu.stacks import Stack, stack, stacks
 from emu.system import System
+from emu.timeline import Span, Timeline
+from emu.timing import predict
 from emu.tracing import trace
 from emu.work import Access, Collective, Leaf, Op, Work, leaves_of
 
@@ -37,7 +41,10 @@ __all__ = [
     "Residency",
     "Rule",
     "Sourced",
+    "Span",
+    "Stack",
     "System",
+    "Timeline",
     "Work",
     "check_chip",
     "chip",
@@ -48,6 +55,10 @@ __all__ = [
     "load_chip",
     "measure",
     "place",
+    "predict",
     "realize",
+    "stack",
+    "stacks",
     "trace",
+    "write_trace",
 ]
