@@ -8,7 +8,7 @@ from emu.costs import Call, Cost, cost_rule
 from emu.errors import CapacityError, EmuError
 from emu.hints import Hints
 from emu.host import host
-from emu.measure import Latency, Recorder, measure
+from emu.measure import MOST_DISTURBED, Latency, Recorder, measure
 from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
@@ -21,6 +21,7 @@ from emu.tracing import trace
 from emu.work import Access, Collective, Leaf, Op, Work, leaves_of
 
 __all__ = [
+    "MOST_DISTURBED",
     "Access",
     "Call",
     "CapacityError",

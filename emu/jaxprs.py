@@ -164,11 +164,6 @@ def is_literal(atom: Any) -> bool:
     return isinstance(atom, core.Literal)
 
 
-def is_reference(aval: Any) -> bool:
-    """Whether a value is a mutable reference."""
-    return hasattr(aval, "inner_aval")
-
-
 def needed_equations(jaxpr: Any, needed: Sequence[bool]) -> list[Equation]:
     """The equations that the needed outputs depend on, or that have effects; XLA drops the rest."""
     wanted = _kept(jaxpr, needed)

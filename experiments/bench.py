@@ -6,14 +6,15 @@ rounds others disturbed. Flags: `--rounds`, `--texts`, `--only` (names, or begin
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
 
+import emu
 import kernels
-from experiments.benchmarks import decoding, llamacpp, precision
+from experiments import provenance
+from experiments.benchmarks import decoding, llamacpp, precision, residency
 from experiments.benchmarks.contest import Outcome, contest
 from experiments.errors import ExperimentError
 from experiments.launch import launch
@@ -23,7 +24,9 @@ from models.checkpoint import Checkpoint, open_checkpoint
 from models.steps import Weights
 from models.weights import load_weights
 
-ROUNDS = flags.DEFINE_integer("rounds", 12, "rounds in which all contestants take their turn")
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 12, "rounds in which all contestants take their turn", lower_bound=1
+)
 TEXTS = flags.DEFINE_integer("texts", humaneval.TASKS, "HumanEval texts for top-1 agreement")
 ONLY = flags.DEFINE_list("only", [], "run only these groups")
 
@@ -43,15 +46,12 @@ def decode_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator
     sizes = {dtype: decoding.weight_bytes(w) for dtype, w in weights.items()}
     if kernels.native():
         contestants += [decoding.limit(f"read {d}", size) for d, size in sizes.items()]
-    agreeing = {}
     if llamacpp.installed():
         folder = named.cache_folder() / "bench"
-        for dtype, kind in PEERS.items():
+        for kind in PEERS.values():
             path = llamacpp.requantised(named.resolve(MODEL), kind, folder)
-            threads = os.cpu_count() or 1
-            peer, tokens = llamacpp.decoder(f"llama.cpp {kind}", path, prompt, threads)
-            contestants.append(peer)
-            agreeing[dtype] = tokens
+            threads = provenance.cores()
+            contestants.append(llamacpp.decoder(f"llama.cpp {kind}", path, prompt, threads))
     outcome = contest(contestants, ROUNDS.value, "decode")
     for dtype, size in sizes.items():
         yield _speed(outcome, f"decode_{dtype}_vs_read_limit", dtype, f"read {dtype}", size)
@@ -59,6 +59,11 @@ def decode_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator
         yield _speed(outcome, f"decode_{dtype}_vs_float32", dtype, "float32")
     for dtype, kind in PEERS.items():
         yield _speed(outcome, f"decode_{dtype}_vs_llamacpp", dtype, f"llama.cpp {kind}")
+
+
+def residency_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+    """On chip against off chip, against `emu.host()`, and mixed against its parts."""
+    yield from residency.rows(residency.measured(MODEL, DTYPES))
 
 
 def precision_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator[Row]:
@@ -96,11 +101,15 @@ def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | Non
         "samples": outcome.samples(ours),
         "rounds": ratio.rounds,
         "disturbed_rounds": ratio.disturbed_rounds,
+        "disturbed": ratio.disturbed_rounds > emu.MOST_DISTURBED * ratio.rounds,
+        "p99_ms": outcome.p99_s(ours, calm=True) * 1e3,
+        "p99_all_ms": outcome.p99_s(ours, calm=False) * 1e3,
     }
 
 
 GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
     "decode": decode_rows,
+    "residency": residency_rows,
     "precision": precision_rows,
 }
 

@@ -14,15 +14,15 @@ namespace ffi = xla::ffi;
 namespace {
 
 constexpr int64_t kBlockBytes = 64 << 10;
-constexpr int kWords = 64;  // 32-bit words folded at once: four cache lines in flight
+constexpr int kLineBytes = 64;
 
-typedef uint32_t Words __attribute__((vector_size(kWords), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(kLineBytes), aligned(4), may_alias));
 
 // XOR of the 32-bit words of `bytes` bytes, the odd bytes at the end padded with noughts.
 uint32_t Fold(const char* data, int64_t bytes) {
   Words a = {}, b = {}, c = {}, d = {};
   int64_t i = 0;
-  for (; i + 4 * kWords <= bytes; i += 4 * kWords) {
+  for (; i + 4 * kLineBytes <= bytes; i += 4 * kLineBytes) {
     const Words* w = reinterpret_cast<const Words*>(data + i);
     a ^= w[0];
     b ^= w[1];

@@ -182,8 +182,9 @@ def _ids(fields: Fields, key: str) -> list[int]:
 def _read_json(file: Path, *, optional: bool = False) -> Fields:
     if optional and not file.exists():
         return Fields(values={}, source=str(file))
+    text = _read_text(file)
     try:
-        values = json.loads(_read_text(file))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(values, dict):

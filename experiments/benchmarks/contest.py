@@ -49,6 +49,11 @@ class Outcome:
         """How many undisturbed samples the figure rests on."""
         return sum(t.count for t in self.turns[name])
 
+    def p99_s(self, name: str, *, calm: bool) -> float:
+        """The median over rounds of the p99 within one: of its calm samples, or of all."""
+        turns = self.turns[name]
+        return float(np.median([t.p99_s if calm else t.p99_all_s for t in turns]))
+
     def speedup(self, name: str, against: str) -> Ratio:
         """How many times as fast `name` is as `against`."""
         pairs = list(zip(self.turns[name], self.turns[against], strict=True))
