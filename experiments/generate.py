@@ -84,6 +84,8 @@ def prompt_ids(checkpoint: Checkpoint, text: str, *, raw: bool) -> list[int]:
 
     Raises `ExperimentError` for a prompt of no tokens.
     """
+    if not text:  # a chat template would make tokens of nothing
+        raise ExperimentError("the prompt is empty: give at least one character")
     if raw:
         ids = checkpoint.tokenizer.encode(text)
     elif checkpoint.chat_template is None:
@@ -92,7 +94,7 @@ def prompt_ids(checkpoint: Checkpoint, text: str, *, raw: bool) -> list[int]:
         turn = checkpoint.chat_template.render([{"role": "user", "content": text}])
         ids = checkpoint.tokenizer.encode(turn)
     if not ids:
-        raise ExperimentError("the prompt is empty: give at least one character")
+        raise ExperimentError("the prompt has no tokens: give other characters")
     return ids
 
 

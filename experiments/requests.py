@@ -53,6 +53,11 @@ def slots(asked: Sequence[Request], *, context: int, most: int) -> int:
             f"{task} needs {longest} slots in the KV cache, and config.context is {context}: "
             "raise it, or lower max_tokens"
         )
+    if context > most:
+        raise ExperimentError(
+            f"config.context is {context}, and the model's context is at most {most}: lower it, or "
+            "set it to 0 for as many slots as are needed"
+        )
     tokens = max(len(r.prompt) + r.new_tokens for r in asked)
     if tokens > most:
         raise ExperimentError(

@@ -26,6 +26,8 @@ class Sampling:
             raise ModelError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ModelError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**32:  # what jax.random.key takes without 64-bit integers
+            raise ModelError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
 
 
 def choose(sampling: Sampling, logits: jax.Array, position: jax.Array) -> jax.Array:

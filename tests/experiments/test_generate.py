@@ -50,6 +50,7 @@ def test_json_holds_ids_text_and_times(tiny: Checkpoint) -> None:
     [
         (["--prompt=x", "--model=nowhere/at-all"], "nowhere/at-all"),
         (["--prompt=x", "--max_tokens=100000"], "exceed the model's context"),
+        (["--prompt=x", "--seed=99999999999999999999", "--temperature=1"], "seed must be from 0"),
         (["--prompt=x", "--promt=y"], "Unknown command line flag 'promt'"),
     ],
 )
@@ -88,8 +89,11 @@ def test_chat_template_is_used_unless_raw() -> None:
 
 
 def test_empty_prompt_is_refused(tiny: Checkpoint) -> None:
-    with pytest.raises(ExperimentError, match="the prompt is empty"):
-        generate.prompt_ids(tiny, "", raw=True)
+    chat = open_checkpoint(TINY_CHAT)
+    for checkpoint in (tiny, chat):
+        for raw in (True, False):
+            with pytest.raises(ExperimentError, match="the prompt is empty"):
+                generate.prompt_ids(checkpoint, "", raw=raw)
 
 
 def test_stop_token_is_counted_and_not_shown(

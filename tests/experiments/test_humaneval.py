@@ -27,5 +27,7 @@ def test_slots_serve_the_longest_request() -> None:
     assert slots([short], context=32, most=512) == 32
     with pytest.raises(ExperimentError, match=r"b needs 140 slots .* config\.context is 130"):
         slots([short, long], context=130, most=512)
+    with pytest.raises(ExperimentError, match=r"config\.context is 513, .* at most 512: lower it"):
+        slots([short], context=513, most=512)
     with pytest.raises(ExperimentError, match="140 tokens of context, and the model has 139"):
         slots([short, long], context=0, most=139)
