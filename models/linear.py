@@ -1,8 +1,9 @@
 """Linear maps and embeddings whose weights are float32, bfloat16 or int8.
 
 Kernels are [out, in], as checkpoints store them. An int8 kernel is symmetric per output channel:
-weight = kernel × kernel_scale. One token of one sequence goes through `kernels.matvec`; anything
-larger through an ordinary dot.
+weight = kernel × kernel_scale. Modules are declared in float32 and without scales: what a kernel
+is stored in shows when weights are put into it (`models.structure`). One token of one sequence goes
+through `kernels.matvec`; anything larger through an ordinary dot.
 """
 
 import jax
@@ -15,10 +16,8 @@ import kernels
 class Linear(nnx.Module):
     """x ↦ x Wᵀ (+ bias)."""
 
-    def __init__(self, inputs: int, outputs: int, dtype: str, *, bias: bool = False):
-        self.kernel = nnx.Param(jnp.zeros((outputs, inputs), dtype))
-        if dtype == "int8":
-            self.kernel_scale = nnx.Param(jnp.ones((outputs,), jnp.float32))
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False):
+        self.kernel = nnx.Param(jnp.zeros((outputs, inputs), jnp.float32))
         if bias:
             self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
 
@@ -33,10 +32,8 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
     """Token ids to rows of the table."""
 
-    def __init__(self, vocab_size: int, width: int, dtype: str):
-        self.weight = nnx.Param(jnp.zeros((vocab_size, width), dtype))
-        if dtype == "int8":
-            self.weight_scale = nnx.Param(jnp.ones((vocab_size,), jnp.float32))
+    def __init__(self, vocab_size: int, width: int):
+        self.weight = nnx.Param(jnp.zeros((vocab_size, width), jnp.float32))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Look up tokens [B, T]: float32 [B, T, width]."""

@@ -18,6 +18,7 @@ import numpy as np
 import tqdm
 
 from models.errors import ModelError
+from models.shapes import STORED
 from models.stored import Checkpoint
 
 Weights = dict[str, Any]
@@ -63,7 +64,7 @@ def quantize_rows(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stored_as(name: str, values: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    if values.ndim == 1:  # norm scales and biases
+    if name.rsplit("/", 1)[-1] not in STORED:
         return {name: values.astype(np.float32)}
     if dtype == "int8":
         rounded, scale = quantize_rows(values)

@@ -1,0 +1,49 @@
+"""Grouped-query attention (arXiv 2305.13245) over the KV cache."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models import rope
+from models.attention import append_and_attend
+from models.config import DecoderConfig
+from models.layer_kinds import LayerKind
+from models.linear import Linear, products
+from models.norms import RMSNorm
+
+
+class GroupedAttention(nnx.Module):
+    """Several query heads share each head of keys and values."""
+
+    def __init__(self, config: DecoderConfig, kind: LayerKind):
+        heads, kv = config.heads * config.head_width, config.kv_heads * config.head_width
+        self.q = Linear(config.width, heads, bias=config.attention_bias)
+        self.k = Linear(config.width, kv, bias=config.attention_bias)
+        self.v = Linear(config.width, kv, bias=config.attention_bias)
+        self.o = Linear(heads, config.width, bias=config.output_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_width, config.norm_epsilon)
+            self.k_norm = RMSNorm(config.head_width, config.norm_epsilon)
+        self.config, self.kind = config, kind
+
+    def __call__(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
+        batch, tokens, _ = x.shape
+        q, k, v = (
+            y.reshape(batch, tokens, -1, self.config.head_width)
+            for y in products(x, self.q, self.k, self.v)
+        )
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.config.query_factor != 1:
+            q = q * self.config.query_factor
+        if self.kind.rope is not None:
+            cosine, sine = rope.angles(self.kind.rope, position[:, None] + jnp.arange(tokens))
+            q, k = rope.rotate(q, cosine, sine), rope.rotate(k, cosine, sine)
+        mixed, keys, values = append_and_attend(
+            q, k, v, keys, values, position, window=self.kind.window
+        )
+        (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
+        return out, keys, values
