@@ -25,6 +25,8 @@ def append_and_attend(
     position: jax.Array,
     *,
     window: int | None = None,
+    chunked: bool = False,
+    sinks: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Write the new tokens into the cache, then attend from each of them.
 
@@ -34,36 +36,76 @@ def append_and_attend(
       keys, values: the cache, [B, kv_heads, slots, head_width].
       position: int32 [B], tokens that each sequence holds so far.
       window: tokens that each one attends to, itself included; None: all.
+      chunked: it does not slide; contexts are cut into chunks of `window`.
+      sinks: float32 [heads], logits that take a share of attention and give nothing.
 
     Returns:
       float32 [B, T, heads, head_width], and the cache with T tokens more.
     """
-    if q.shape[:2] == (1, 1) and window is None and kernels.native() and _is_float(keys):
+    plain = window is None and sinks is None and keys.dtype in (jnp.float32, jnp.bfloat16)
+    if plain and q.shape[:2] == (1, 1) and kernels.native():
         mixed, keys, values = kernels.attend(q[0, 0], k[0, 0], v[0, 0], keys, values, position)
         return mixed[None, None], keys, values
-    tokens, slots = q.shape[1], keys.shape[2]
-    append = _append if window is None else _append_in_ring
+    keys, values = append(keys, values, k, v, position, ring=window is not None)
+    seen = seen_slots(position, q.shape[1], keys.shape[2], window, chunked=chunked)
+    return attend(q, keys, values, seen, sinks), keys, values
+
+
+def append(
+    keys: jax.Array,
+    values: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    position: jax.Array,
+    *,
+    ring: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
+    write = _write_in_ring if ring else _write
     # Without the barrier XLA:CPU repeats the update inside each use, and copies the cache for it.
-    keys, values = jax.lax.optimization_barrier(
-        (append(keys, k, position), append(values, v, position))
+    written: tuple[jax.Array, jax.Array] = jax.lax.optimization_barrier(
+        (write(keys, k, position), write(values, v, position))
     )
+    return written
+
+
+def seen_slots(
+    position: jax.Array,
+    tokens: int,
+    slots: int,
+    window: int | None = None,
+    *,
+    chunked: bool = False,
+) -> jax.Array:
+    """Which slots each of T new tokens attends to: bool [B, 1, 1, T, slots]."""
+    asking = (position[:, None] + jnp.arange(tokens))[:, None, None, :, None]
     if window is None:
-        seen = _seen(position, tokens, slots)
-    else:
-        seen = _seen_in_ring(position, tokens, slots, window)
-    return attend(q, keys, values, seen), keys, values
+        return jnp.arange(slots) <= asking
+    last = (position + tokens - 1)[:, None]
+    held = last - (last - jnp.arange(slots)) % slots  # [B, slots], the token in each
+    held = held[:, None, None, None, :]
+    near = held // window == asking // window if chunked else held > asking - window
+    return (held >= 0) & (held <= asking) & near
 
 
-def attend(q: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    seen: jax.Array,
+    sinks: jax.Array | None = None,
+) -> jax.Array:
     """Softmax attention.
 
     Args:
       q: float32 [B, T, heads, head_width].
-      keys, values: [B, kv_heads, slots, head_width].
+      keys: [B, kv_heads, slots, head_width].
+      values: [B, kv_heads, slots, value_width].
       seen: bool [B, 1, 1, T, slots], which slots each token attends to.
+      sinks: float32 [heads], logits beside the slots', which take a share and give nothing.
 
     Returns:
-      float32 [B, T, heads, head_width].
+      float32 [B, T, heads, value_width].
     """
     batch, tokens, heads, width = q.shape
     kv_heads = keys.shape[1]
@@ -75,7 +117,14 @@ def attend(q: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) ->
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    shares = jax.nn.softmax(jnp.where(seen, scores / math.sqrt(width), -jnp.inf), axis=-1)
+    scores = jnp.where(seen, scores / math.sqrt(width), -jnp.inf)
+    if sinks is None:
+        shares = jax.nn.softmax(scores, axis=-1)
+    else:
+        beside = sinks.reshape(kv_heads, -1, 1, 1)
+        most = jnp.maximum(scores.max(axis=-1, keepdims=True), beside)
+        shares = jnp.exp(scores - most)
+        shares = shares / (shares.sum(axis=-1, keepdims=True) + jnp.exp(beside - most))
     mixed = jnp.einsum(
         "bkgtl,bklw->btkgw",
         shares,
@@ -83,33 +132,24 @@ def attend(q: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) ->
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    return mixed.reshape(batch, tokens, heads, width)
-
-
-def _is_float(slots: jax.Array) -> bool:
-    return slots.dtype in (jnp.float32, jnp.bfloat16)
-
-
-def _append(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    new = new.swapaxes(1, 2).astype(slots.dtype)
-    if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
-        return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
-    return jax.vmap(_write)(slots, new, position)
+    return mixed.reshape(batch, tokens, heads, values.shape[-1])
 
 
 def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    new = new.swapaxes(1, 2).astype(slots.dtype)
+    if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
+        return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
+    return jax.vmap(_write_one)(slots, new, position)
+
+
+def _write_one(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice(slots, new, (0, position, 0))
 
 
-def _seen(position: jax.Array, tokens: int, slots: int) -> jax.Array:
-    last_seen = position[:, None] + jnp.arange(tokens)  # [B, T]
-    return jnp.arange(slots) <= last_seen[:, None, None, :, None]
-
-
-def _append_in_ring(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+def _write_in_ring(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
     count = slots.shape[2]
     if new.shape[1] == 1:
-        return _append(slots, new, position % count)
+        return _write(slots, new, position % count)
     places = (position[:, None] + jnp.arange(new.shape[1])) % count  # [B, T]
     new = new.astype(slots.dtype)  # [B, T, kv_heads, head_width]
     return jax.vmap(_scatter)(slots, places, new)
@@ -117,11 +157,3 @@ def _append_in_ring(slots: jax.Array, new: jax.Array, position: jax.Array) -> ja
 
 def _scatter(slots: jax.Array, places: jax.Array, new: jax.Array) -> jax.Array:
     return slots.at[:, places].set(new.swapaxes(0, 1))
-
-
-def _seen_in_ring(position: jax.Array, tokens: int, slots: int, window: int) -> jax.Array:
-    asking = (position[:, None] + jnp.arange(tokens))[:, None, None, :, None]
-    last = (position + tokens - 1)[:, None]
-    held = last - (last - jnp.arange(slots)) % slots  # [B, slots], the token in each
-    held = held[:, None, None, None, :]
-    return (held >= 0) & (held <= asking) & (held > asking - window)

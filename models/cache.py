@@ -28,7 +28,7 @@ class KVCache:
     """
 
     keys: tuple[jax.Array, ...]  # per layer [batch, kv_heads, slots, head_width]
-    values: tuple[jax.Array, ...]  # per layer [batch, kv_heads, slots, head_width]
+    values: tuple[jax.Array, ...]  # per layer the same; latents [batch, 1, slots, rank] for MLA
     position: jax.Array  # int32 [batch], tokens held
     at_once: int | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -76,20 +76,23 @@ def new_cache(
     if at_once is not None and at_once < 1:
         raise ModelError(f"cache: at_once ({at_once}) must be at least 1")
 
-    def shape(kind: LayerKind) -> tuple[int, ...]:
-        slots = length
-        if kind.window is not None and at_once is not None:
-            slots = min(length, kind.window + at_once - 1)
-        return (batch, config.kv_heads, slots, config.head_width)
+    def slots(kind: LayerKind) -> int:
+        if kind.window is None or at_once is None:
+            return length
+        return min(length, kind.window + at_once - 1)
 
+    layers: list[tuple[tuple[int, ...], int]]
     if scanned:
         groups = [group for run in config.runs for group in run.groups]
-        shapes = [(len(group.layers), *shape(group.kind)) for group in groups]
+        layers = [((len(group.layers), batch), slots(group.kind)) for group in groups]
     else:
-        shapes = [shape(kind) for kind in config.kinds]
+        layers = [((batch,), slots(kind)) for kind in config.kinds]
+    heads, key_width, value_width = config.kv_heads, config.head_width, config.head_width
+    if config.latent is not None:
+        heads, key_width, value_width = 1, config.latent.rope_width, config.latent.rank
     return KVCache(
-        keys=tuple(jnp.zeros(s, dtype) for s in shapes),
-        values=tuple(jnp.zeros(s, dtype) for s in shapes),
+        keys=tuple(jnp.zeros((*outer, heads, n, key_width), dtype) for outer, n in layers),
+        values=tuple(jnp.zeros((*outer, heads, n, value_width), dtype) for outer, n in layers),
         position=jnp.zeros((batch,), jnp.int32),
         at_once=at_once,
     )

@@ -9,7 +9,7 @@ from models.attention import append_and_attend
 from models.config import DecoderConfig
 from models.layer_kinds import LayerKind
 from models.linear import Linear, products
-from models.norms import RMSNorm
+from models.norms import RMSNorm, unit_rms
 
 
 class GroupedAttention(nnx.Module):
@@ -24,6 +24,11 @@ class GroupedAttention(nnx.Module):
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, config.norm_epsilon)
             self.k_norm = RMSNorm(config.head_width, config.norm_epsilon)
+        if config.qk_norm_over_heads:
+            self.q_norm = RMSNorm(heads, config.norm_epsilon)
+            self.k_norm = RMSNorm(kv, config.norm_epsilon)
+        if config.sinks:
+            self.sinks = nnx.Param(jnp.zeros((config.heads,), jnp.float32))
         self.config, self.kind = config, kind
 
     def __call__(
@@ -31,10 +36,10 @@ class GroupedAttention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
-        q, k, v = (
-            y.reshape(batch, tokens, -1, self.config.head_width)
-            for y in products(x, self.q, self.k, self.v)
-        )
+        q, k, v = products(x, self.q, self.k, self.v)
+        if self.config.qk_norm_over_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.reshape(batch, tokens, -1, self.config.head_width) for y in (q, k, v))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.config.query_factor != 1:
@@ -42,8 +47,25 @@ class GroupedAttention(nnx.Module):
         if self.kind.rope is not None:
             cosine, sine = rope.angles(self.kind.rope, position[:, None] + jnp.arange(tokens))
             q, k = rope.rotate(q, cosine, sine), rope.rotate(k, cosine, sine)
+            if self.config.rotated_qk_norm:
+                q, k = (unit_rms(y, self.config.norm_epsilon) for y in (q, k))
+        elif self.config.query_growth:
+            q = q * self._growth(position[:, None] + jnp.arange(tokens))[..., None, None]
         mixed, keys, values = append_and_attend(
-            q, k, v, keys, values, position, window=self.kind.window
+            q,
+            k,
+            v,
+            keys,
+            values,
+            position,
+            window=self.kind.window,
+            chunked=self.kind.chunked,
+            sinks=self.sinks[...] if self.config.sinks else None,
         )
         (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
         return out, keys, values
+
+    def _growth(self, positions: jax.Array) -> jax.Array:
+        """How much longer queries are at these positions (arXiv 2501.19399)."""
+        steps = jnp.floor((positions + 1) / self.config.query_growth_tokens)
+        return 1 + self.config.query_growth * jnp.log1p(steps)

@@ -40,6 +40,10 @@ def open_folder(path: Path) -> Checkpoint:
     files = _stored_tensors(path)
     config = decoder_config(config_fields, has_head="lm_head.weight" in files)
     stored = assemble(files, *family_of(config_fields).names(config), str(path))
+    # Layers behind the last, with which some models guess several tokens ahead.
+    guessing = config_fields.integer("num_nextn_predict_layers", 0)
+    for layer in range(config.layers, config.layers + min(guessing, len(files))):
+        stored = {name: t for name, t in stored.items() if not _is_of(name, layer)}
     if config.tied_embeddings:
         stored.pop("head/kernel", None)  # some tied files hold the embedding a second time
     tokenizer_fields = _read_json(path / "tokenizer_config.json", optional=True)
@@ -51,6 +55,10 @@ def open_folder(path: Path) -> Checkpoint:
         read_tokenizer=functools.partial(_read_tokenizer, path, config_fields, tokenizer_fields),
         chat_template=_chat_template(path, tokenizer_fields),
     )
+
+
+def _is_of(name: str, layer: int) -> bool:
+    return name.startswith((f"layers/{layer}/", f"model.layers.{layer}."))
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:

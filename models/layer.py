@@ -1,11 +1,13 @@
-"""One layer: attention and MLP, each behind a norm and added to what it read."""
+"""One layer: attention and an MLP or experts, each behind a norm and added to what it read."""
 
 import jax
 from flax import nnx
 
 from models.config import DecoderConfig
 from models.grouped_attention import GroupedAttention
+from models.latent_attention import LatentAttention
 from models.layer_kinds import LayerKind
+from models.mixture import Mixture
 from models.mlp import MLP
 from models.norms import norm
 
@@ -15,9 +17,17 @@ class Layer(nnx.Module):
 
     def __init__(self, config: DecoderConfig, kind: LayerKind):
         self.attention_norm = norm(config)
-        self.attention = GroupedAttention(config, kind)
+        self.attention = (
+            GroupedAttention(config, kind)
+            if config.latent is None
+            else LatentAttention(config, config.latent, kind)
+        )
         self.mlp_norm = norm(config)
-        self.mlp = MLP(config)
+        self.mlp = (
+            Mixture(config, config.experts)
+            if config.experts is not None and kind.routed
+            else MLP(config, config.mlp_width)
+        )
         if config.output_norms:
             self.attention_output_norm = norm(config)
             self.mlp_output_norm = norm(config)

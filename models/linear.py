@@ -21,6 +21,11 @@ class Linear(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
 
+    def dense(self) -> jax.Array:
+        """The kernel in float32, [out, in]."""
+        kernel = self.kernel[...].astype(jnp.float32)
+        return kernel * self.kernel_scale[...][:, None] if hasattr(self, "kernel_scale") else kernel
+
     @property
     def matrix(self) -> kernels.Matrix:
         """The weights as `kernels.matvec` takes them."""

@@ -11,11 +11,11 @@ from models.linear import Linear, products
 class MLP(nnx.Module):
     """down(activation(gate(x)) × up(x)), or down(activation(up(x)))."""
 
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: DecoderConfig, width: int):
         if config.gated:
-            self.gate = Linear(config.width, config.mlp_width, bias=config.mlp_bias)
-        self.up = Linear(config.width, config.mlp_width, bias=config.mlp_bias)
-        self.down = Linear(config.mlp_width, config.width, bias=config.mlp_bias)
+            self.gate = Linear(config.width, width, bias=config.mlp_bias)
+        self.up = Linear(config.width, width, bias=config.mlp_bias)
+        self.down = Linear(width, config.width, bias=config.mlp_bias)
         self.config = config
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -7,6 +7,11 @@ from flax import nnx
 from models.config import DecoderConfig
 
 
+def unit_rms(x: jax.Array, epsilon: float) -> jax.Array:
+    """Scale the last axis of x to unit root mean square."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+
+
 class RMSNorm(nnx.Module):
     """Scale to unit root mean square, then by a learnt factor (arXiv 1910.07467)."""
 
@@ -16,8 +21,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis of x."""
-        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(mean_square + self.epsilon) * self.scale[...]
+        return unit_rms(x, self.epsilon) * self.scale[...]
 
 
 class LayerNorm(nnx.Module):

@@ -48,6 +48,9 @@ def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
 
 def _blended(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     wavelengths = 2 * np.pi / frequencies
+    if scaling.low_frequency_factor == scaling.high_frequency_factor:
+        is_kept = wavelengths < scaling.original_context / scaling.high_frequency_factor
+        return np.where(is_kept, frequencies, frequencies / scaling.factor)
     share = (scaling.original_context / wavelengths - scaling.low_frequency_factor) / (
         scaling.high_frequency_factor - scaling.low_frequency_factor
     )

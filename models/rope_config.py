@@ -23,9 +23,9 @@ class RopeScaling:
     original_context: int
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 1 and 0 < self.low_frequency_factor < self.high_frequency_factor):
+        if not (self.factor >= 1 and 0 < self.low_frequency_factor <= self.high_frequency_factor):
             raise ModelError(
-                f"config: RoPE scaling must have factor >= 1 and 0 < low < high frequency factor, "
+                f"config: RoPE scaling must have factor >= 1 and 0 < low <= high frequency factor, "
                 f"not {self.factor}, {self.low_frequency_factor}, {self.high_frequency_factor}"
             )
         _check_context(self.original_context)
@@ -48,9 +48,9 @@ class Yarn:
     whole_channels: bool = True  # round the two bounds outwards to whole channels
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 1 and 0 < self.slow_turns < self.fast_turns and self.magnitude > 0):
+        if not (self.factor >= 1 and 0 < self.slow_turns <= self.fast_turns and self.magnitude > 0):
             raise ModelError(
-                f"config: YaRN must have factor >= 1, 0 < slow < fast turns and a positive "
+                f"config: YaRN must have factor >= 1, 0 < slow <= fast turns and a positive "
                 f"magnitude, not {self.factor}, {self.slow_turns}, {self.fast_turns}, "
                 f"{self.magnitude}"
             )

@@ -37,6 +37,8 @@ class Architecture:
     config: DecoderConfig
     published_parameters: int
     published: str  # where that count is published
+    beside: int = 0  # parameters in that count that the decoder does not have (a vision tower)
+    rounding: int = 0  # by how much it may be off, where it is rounded to more than 1 %
     source: str  # of the dimensions
     unverified: str = ""  # what of it nobody has checked; empty: nothing
 
@@ -89,10 +91,12 @@ def architecture(name: str) -> Architecture:
     fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
     return Architecture(
         name=name,
-        config=decoder_config(fields, has_head=False),
+        config=decoder_config(fields, has_head=True),
         published_parameters=entry["parameters"],
         published=entry["published"],
         source=entry["source"],
+        beside=entry.get("beside", 0),
+        rounding=entry.get("rounding", 0),
         unverified=entry.get("unverified", ""),
     )
 

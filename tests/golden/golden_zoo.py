@@ -46,11 +46,52 @@ class Tiny:
 
     def config(self, **changes: Any) -> PretrainedConfig:
         """transformers' config."""
-        return CONFIG_MAPPING[self.model_type](**COMMON | dict(self.settings) | changes)
+        settings = COMMON | dict(self.settings) | changes
+        if settings["head_dim"] is None:  # the family derives it from other numbers
+            del settings["head_dim"]
+        return CONFIG_MAPPING[self.model_type](**settings)
 
 
 def _theta(base: float, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": base, **more}
+
+
+def _yarn(factor: float, **more: Any) -> dict[str, Any]:
+    return {
+        "rope_type": "yarn",
+        "rope_theta": 1_000.0,
+        "factor": factor,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 4.0,
+        "beta_slow": 1.0,
+        **more,
+    }
+
+
+def _llama3(factor: float, low: float, high: float) -> dict[str, Any]:
+    return {
+        "rope_type": "llama3",
+        "rope_theta": 1_000.0,
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": 64,
+    }
+
+
+_LATENT = {
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "head_dim": None,
+    "num_mtp_layers": 0,
+}
 
 
 TINY: dict[str, Tiny] = {
@@ -61,7 +102,6 @@ TINY: dict[str, Tiny] = {
     ),
     "starcoder2": Tiny(
         model_type="starcoder2",
-        # transformers' StarCoder2 has no head_dim of its own: width / heads
         settings={
             "head_dim": None,
             "hidden_size": 32,
@@ -99,6 +139,139 @@ TINY: dict[str, Tiny] = {
                 }
             },
         ),
+    ),
+    "mixtral": Tiny(
+        model_type="mixtral",
+        settings={
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": _theta(10_000.0),
+        },
+        visible=({"num_experts_per_tok": 1}, {"rope_parameters": _theta(1_000.0)}),
+    ),
+    "qwen3_moe": Tiny(
+        model_type="qwen3_moe",
+        settings={
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 12,
+            "norm_topk_prob": True,
+            "rope_parameters": _theta(10_000.0),
+        },
+        visible=({"norm_topk_prob": False}, {"num_experts_per_tok": 2}),
+    ),
+    "gpt_oss": Tiny(
+        model_type="gpt_oss",
+        settings={
+            "num_hidden_layers": 3,
+            "intermediate_size": 12,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": _yarn(32.0, truncate=False),
+        },
+        visible=(
+            {"sliding_window": 13},
+            {"rope_parameters": _yarn(16.0, truncate=False)},
+            {"rope_parameters": _yarn(32.0, truncate=True)},
+        ),
+    ),
+    "llama4": Tiny(
+        model_type="llama4_text",
+        settings={
+            "num_hidden_layers": 4,
+            "intermediate_size": 12,
+            "intermediate_size_mlp": 20,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 2,
+            "attention_chunk_size": 12,
+            "floor_scale": 8,
+            "rope_parameters": _llama3(8.0, 1.0, 4.0),
+        },
+        visible=(
+            {"attention_chunk_size": 13},
+            {"floor_scale": 9},
+            {"attn_temperature_tuning": False},
+            {"use_qk_norm": False},
+            {"rope_parameters": _llama3(1.0, 1.0, 4.0)},
+        ),
+    ),
+    "llama4_scout": Tiny(  # every layer routed, and the step that Scout's RoPE has for a ramp
+        model_type="llama4_text",
+        settings={
+            "num_hidden_layers": 2,
+            "intermediate_size": 12,
+            "intermediate_size_mlp": 20,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 1,
+            "no_rope_layers": [1, 0],
+            "attention_chunk_size": 32,
+            "attn_temperature_tuning": False,
+            "use_qk_norm": False,
+            "rope_parameters": _llama3(8.0, 1.0, 1.0),
+        },
+        visible=({"rope_parameters": _llama3(8.0, 1.0, 4.0)},),
+    ),
+    "glm4_moe": Tiny(
+        model_type="glm4_moe",
+        settings={
+            "num_hidden_layers": 2,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 12,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "routed_scaling_factor": 2.5,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "num_mtp_layers": 0,
+            "rope_parameters": _theta(10_000.0, partial_rotary_factor=0.5),
+        },
+        visible=(
+            {"rope_parameters": _theta(10_000.0, partial_rotary_factor=1.0)},
+            {"norm_topk_prob": False},
+            {"routed_scaling_factor": 1.0},
+        ),
+    ),
+    "minimax_m2": Tiny(
+        model_type="minimax_m2",
+        settings={
+            "intermediate_size": 12,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 3,
+            "rope_parameters": _theta(10_000.0, partial_rotary_factor=0.5),
+        },
+        visible=({"rope_parameters": _theta(10_000.0, partial_rotary_factor=1.0)},),
+    ),
+    "deepseek_v3": Tiny(
+        model_type="deepseek_v3",
+        settings={
+            **_LATENT,
+            "q_lora_rank": 12,
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": _yarn(40.0, mscale=1.0, mscale_all_dim=1.0),
+        },
+        visible=(
+            {"topk_group": 4},
+            {"routed_scaling_factor": 1.0},
+            {"rope_parameters": _yarn(40.0, mscale=0.5, mscale_all_dim=1.0)},
+            {"rope_parameters": _yarn(40.0, mscale=1.0, mscale_all_dim=0.5)},
+        ),
+    ),
+    "deepseek_v3_kimi": Tiny(  # Kimi K2's numbers: one group, and no ramp between YaRN's bounds
+        model_type="deepseek_v3",
+        settings={
+            **_LATENT,
+            "q_lora_rank": None,
+            "qk_rope_head_dim": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "rope_parameters": _yarn(32.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0),
+        },
+        visible=({"rope_parameters": _yarn(32.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=4.0)},),
     ),
 }
 

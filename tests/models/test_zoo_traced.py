@@ -11,13 +11,13 @@ from models import zoo
 from models.steps import decode_step
 
 
-def traced(name, dtype="bfloat16", *, scanned=True, length=4096, context=2000):
+def traced(name, dtype="bfloat16", *, scanned=True, batch=1, length=4096, context=2000):
     found = zoo.architecture(name)
     return emu.trace(
         functools.partial(decode_step, found.config),
         found.weights(dtype, scanned=scanned),
-        found.cache(batch=1, length=length, scanned=scanned),
-        jax.ShapeDtypeStruct((1, 1), "int32"),
+        found.cache(batch=batch, length=length, scanned=scanned),
+        jax.ShapeDtypeStruct((batch, 1), "int32"),
         cache=1,
         hints={"context": context},
     )
@@ -69,3 +69,40 @@ def test_405b_is_traced_in_under_two_seconds():
     work = traced("llama-3.1-405b")
     assert time.process_time() - start < 2
     assert work.weight_bytes == once("llama-3.1-405b") + 2 * 16384
+
+
+def distinct(experts, batch):
+    """Expected distinct experts that a batch of tokens is routed to, all alike likely."""
+    return experts.count * (1 - (1 - experts.chosen / experts.count) ** batch)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "gpt-oss-20b", "qwen3-30b-a3b", "deepseek-r1"])
+def test_a_batch_reads_the_experts_that_it_is_expected_to_touch(name, batch):
+    found = zoo.architecture(name)
+    work = traced(name, batch=batch)
+    experts = found.config.experts
+    for path, read in work.bytes_by_leaf.items():
+        if "/experts/" in path and path.endswith("kernel"):
+            leaf = next(leaf for leaf in work.leaves if leaf.path == path)
+            share = distinct(experts, batch) / experts.count
+            assert float(read) == pytest.approx(float(leaf.bytes * share), rel=1e-6), path
+
+
+def test_deepseek_r1_reads_37_billion_parameters_and_is_traced_in_two_seconds():
+    # 671 billion in all; 37.6 are active, of which the embedding's 0.93 are read but for a row.
+    start = time.process_time()
+    work = traced("deepseek-r1")
+    assert time.process_time() - start < 2
+    assert float(work.weight_bytes) / 2 == pytest.approx((37.55 - 0.93) * 1e9, rel=0.001)
+    # One latent of 512 and one key of 64 in each of 61 layers, whatever the heads: 70,272 bytes are
+    # held for a token. Scores and mix are two products, each of which reads the latents.
+    cache = zoo.architecture("deepseek-r1").cache(batch=1, length=1)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in (*cache.keys, *cache.values))
+    assert held == 61 * (512 + 64) * 2 == 70_272
+    assert kv_bytes(work) == 2000 * 61 * (2 * 512 + 64) * 2
+
+
+def test_llama_4_reads_a_chunk_in_three_layers_of_four():
+    work = traced("llama-4-maverick", length=20_000, context=10_000)
+    assert kv_bytes(work) == 2 * 2 * 8 * 128 * (36 * 8192 + 12 * 10_000)
