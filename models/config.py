@@ -65,7 +65,9 @@ class DecoderConfig:
     rotated_qk_norm: bool = False  # behind the rotation, unscaled, as Llama 4 has it
     output_bias: bool = False  # on attention's o, as StarCoder2 has it
     mlp_bias: bool = False
-    layer_norm: bool = False  # LayerNorm with a bias instead of RMSNorm
+    layer_norm: bool = False  # LayerNorm instead of RMSNorm
+    norm_bias: bool = True  # LayerNorm's
+    parallel: bool = False  # attention and MLP read the same norm, as PaLM's do
     output_norms: bool = False  # attention and MLP are normalised behind too, as Gemma 3's are
     activation: str = "silu"
     gated: bool = True  # the MLP multiplies activation(gate) with up; otherwise activation(up)

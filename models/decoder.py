@@ -16,7 +16,7 @@ from flax import nnx
 
 from models.cache import KVCache
 from models.config import DecoderConfig
-from models.layer import Layer
+from models.layer import Layer, ParallelLayer, layer
 from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
 from models.norms import norm
@@ -29,11 +29,11 @@ class Stack(nnx.Module):
         self.config, self.scanned = config, scanned
         self.layers: Any
         if not scanned:
-            self.layers = nnx.List([Layer(config, kind) for kind in config.kinds])
+            self.layers = nnx.List([layer(config, kind) for kind in config.kinds])
         elif len(groups := [group for run in config.runs for group in run.groups]) == 1:
-            self.layers = Layer(config, groups[0].kind)
+            self.layers = layer(config, groups[0].kind)
         else:
-            self.layers = nnx.Dict({g.name: Layer(config, g.kind) for g in groups})
+            self.layers = nnx.Dict({g.name: layer(config, g.kind) for g in groups})
 
     def run_layers(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Carry x [B, T, width] through all layers; the cache holds T tokens more."""
@@ -47,8 +47,8 @@ class Stack(nnx.Module):
                 keys += [k for k, _ in updated]
                 values += [v for _, v in updated]
         else:
-            for layer, k, v in zip(self.layers, cache.keys, cache.values, strict=True):
-                x, k_new, v_new = layer(x, k, v, cache.position)
+            for one, k, v in zip(self.layers, cache.keys, cache.values, strict=True):
+                x, k_new, v_new = one(x, k, v, cache.position)
                 keys.append(k_new)
                 values.append(v_new)
         return x, cache.moved(tuple(keys), tuple(values), x.shape[1])
@@ -61,9 +61,9 @@ class Stack(nnx.Module):
         position: jax.Array,
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """Go through the repeats of a run, whose weights and caches are stacked."""
-        alone = isinstance(self.layers, Layer)
+        alone = isinstance(self.layers, Layer | ParallelLayer)
         layers = [self.layers if alone else self.layers[group.name] for group in run.groups]
-        split = [nnx.split(layer) for layer in layers]
+        split = [nnx.split(one) for one in layers]
 
         def repeat(x, stacked):  # type: ignore[no-untyped-def]
             updated = []

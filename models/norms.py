@@ -25,21 +25,24 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Shift to mean 0 and scale to variance 1, then by a learnt factor and shift (1607.06450)."""
+    """Shift to mean 0 and scale to variance 1, then by a learnt factor, and shift (1607.06450)."""
 
-    def __init__(self, width: int, epsilon: float):
+    def __init__(self, width: int, epsilon: float, *, bias: bool):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis of x."""
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+        x = x * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
+        return x + self.bias[...] if hasattr(self, "bias") else x
 
 
 def norm(config: DecoderConfig) -> RMSNorm | LayerNorm:
     """The norm of hidden states that this decoder has."""
-    kind = LayerNorm if config.layer_norm else RMSNorm
-    return kind(config.width, config.norm_epsilon)
+    if config.layer_norm:
+        return LayerNorm(config.width, config.norm_epsilon, bias=config.norm_bias)
+    return RMSNorm(config.width, config.norm_epsilon)

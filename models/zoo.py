@@ -41,6 +41,7 @@ class Architecture:
     rounding: int = 0  # by how much it may be off, where it is rounded to more than 1 %
     source: str  # of the dimensions
     unverified: str = ""  # what of it nobody has checked; empty: nothing
+    checked: bool = True  # against transformers' logits, at toy size; PaLM is not among its models
 
     @property
     def parameters(self) -> int:
@@ -88,10 +89,10 @@ def architecture(name: str) -> Architecture:
         near = difflib.get_close_matches(name.lower(), _entries(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models/zoo.toml"
         raise ModelError(f"no architecture is called {name!r}; {hint}")
-    fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
     return Architecture(
         name=name,
-        config=decoder_config(fields, has_head=True),
+        config=_config(name, entry),
+        checked="config" in entry,
         published_parameters=entry["parameters"],
         published=entry["published"],
         source=entry["source"],
@@ -99,6 +100,13 @@ def architecture(name: str) -> Architecture:
         rounding=entry.get("rounding", 0),
         unverified=entry.get("unverified", ""),
     )
+
+
+def _config(name: str, entry: dict[str, Any]) -> DecoderConfig:
+    if "config" in entry:
+        fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
+        return decoder_config(fields, has_head=True)
+    return DecoderConfig(**entry["decoder"])
 
 
 @functools.cache

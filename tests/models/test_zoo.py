@@ -76,3 +76,9 @@ def test_int8_is_the_same_tree_with_scales_beside():
             "kernel_scale": jax.ShapeDtypeStruct((2, 16), "float32"),
         },
     )
+
+
+def test_what_transformers_lacks_is_listed_as_unchecked():
+    unchecked = [name for name in zoo.names() if not zoo.architecture(name).checked]
+    assert unchecked == ["palm-8b", "palm-62b", "palm-540b"]
+    assert all("no PaLM" in zoo.architecture(name).unverified for name in unchecked)
