@@ -9,25 +9,27 @@ of the T new ones attends to has been overwritten, nor is one when the last T ar
 """
 
 import math
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 import kernels
+from models.slots import ScaledSlots, Slots, encode, slot_count, widen
 
 
 def append_and_attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    keys: Slots,
+    values: Slots,
     position: jax.Array,
     *,
     window: int | None = None,
     chunked: bool = False,
     sinks: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, Slots, Slots]:
     """Write the new tokens into the cache, then attend from each of them.
 
     Args:
@@ -42,29 +44,32 @@ def append_and_attend(
     Returns:
       float32 [B, T, heads, head_width], and the cache with T tokens more.
     """
-    plain = window is None and sinks is None and keys.dtype in (jnp.float32, jnp.bfloat16)
-    if plain and q.shape[:2] == (1, 1) and kernels.native():
+    plain = window is None and sinks is None and q.shape[:2] == (1, 1)
+    if plain and kernels.native() and _is_native(keys) and _is_native(values):
         mixed, keys, values = kernels.attend(q[0, 0], k[0, 0], v[0, 0], keys, values, position)
         return mixed[None, None], keys, values
     keys, values = append(keys, values, k, v, position, ring=window is not None)
-    seen = seen_slots(position, q.shape[1], keys.shape[2], window, chunked=chunked)
+    seen = seen_slots(position, q.shape[1], slot_count(keys), window, chunked=chunked)
     return attend(q, keys, values, seen, sinks), keys, values
 
 
 def append(
-    keys: jax.Array,
-    values: jax.Array,
+    keys: Slots,
+    values: Slots,
     k: jax.Array,
     v: jax.Array,
     position: jax.Array,
     *,
     ring: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Slots, Slots]:
     """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
     write = _write_in_ring if ring else _write
     # Without the barrier XLA:CPU repeats the update inside each use, and copies the cache for it.
-    written: tuple[jax.Array, jax.Array] = jax.lax.optimization_barrier(
-        (write(keys, k, position), write(values, v, position))
+    written: tuple[Slots, Slots] = jax.lax.optimization_barrier(
+        tuple(
+            jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
+            for slots, new in ((keys, k), (values, v))
+        )
     )
     return written
 
@@ -90,8 +95,8 @@ def seen_slots(
 
 def attend(
     q: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    keys: Slots,
+    values: Slots,
     seen: jax.Array,
     sinks: jax.Array | None = None,
 ) -> jax.Array:
@@ -108,12 +113,12 @@ def attend(
       float32 [B, T, heads, value_width].
     """
     batch, tokens, heads, width = q.shape
-    kv_heads = keys.shape[1]
+    kv_heads = jax.tree.leaves(keys)[0].shape[1]
     grouped = q.reshape(batch, tokens, kv_heads, heads // kv_heads, width)
     scores = jnp.einsum(
         "btkgw,bklw->bkgtl",
         grouped,
-        keys.astype(jnp.float32),
+        widen(keys),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
@@ -121,22 +126,24 @@ def attend(
     if sinks is None:
         shares = jax.nn.softmax(scores, axis=-1)
     else:
-        beside = sinks.reshape(kv_heads, -1, 1, 1)
-        most = jnp.maximum(scores.max(axis=-1, keepdims=True), beside)
-        shares = jnp.exp(scores - most)
-        shares = shares / (shares.sum(axis=-1, keepdims=True) + jnp.exp(beside - most))
+        beside = jnp.broadcast_to(sinks.reshape(kv_heads, -1, 1, 1), (*scores.shape[:-1], 1))
+        shares = jax.nn.softmax(jnp.concatenate([scores, beside], axis=-1), axis=-1)[..., :-1]
     mixed = jnp.einsum(
         "bkgtl,bklw->btkgw",
         shares,
-        values.astype(jnp.float32),
+        widen(values),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    return mixed.reshape(batch, tokens, heads, values.shape[-1])
+    return mixed.reshape(batch, tokens, heads, mixed.shape[-1])
+
+
+def _is_native(slots: Slots) -> TypeGuard[jax.Array]:
+    return not isinstance(slots, ScaledSlots) and slots.dtype in (jnp.float32, jnp.bfloat16)
 
 
 def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    new = new.swapaxes(1, 2).astype(slots.dtype)
+    new = new.swapaxes(1, 2)
     if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
         return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
     return jax.vmap(_write_one)(slots, new, position)
@@ -151,7 +158,6 @@ def _write_in_ring(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax
     if new.shape[1] == 1:
         return _write(slots, new, position % count)
     places = (position[:, None] + jnp.arange(new.shape[1])) % count  # [B, T]
-    new = new.astype(slots.dtype)  # [B, T, kv_heads, head_width]
     return jax.vmap(_scatter)(slots, places, new)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from models.config import DecoderConfig
 from models.errors import ModelError
 from models.layer_kinds import LayerKind
+from models.slots import Slots, new_slots, slot_count
 
 
 @jax.tree_util.register_dataclass
@@ -27,23 +28,21 @@ class KVCache:
     For scanned layers there is one leaf for each group of layers, stacked on a leading axis.
     """
 
-    keys: tuple[jax.Array, ...]  # per layer [batch, kv_heads, slots, head_width]
-    values: tuple[jax.Array, ...]  # per layer the same; latents [batch, 1, slots, rank] for MLA
+    keys: tuple[Slots, ...]  # per layer [batch, kv_heads, slots, head_width]
+    values: tuple[Slots, ...]  # per layer the same; latents [batch, 1, slots, rank] for MLA
     position: jax.Array  # int32 [batch], tokens held
     at_once: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def length(self) -> int:
         """Slots per sequence, in the layers that have the most."""
-        return max(int(keys.shape[-2]) for keys in self.keys)
+        return max(slot_count(keys) for keys in self.keys)
 
     def rewind(self, position: jax.Array) -> "KVCache":
         """The same cache, holding only the first `position` [batch] tokens."""
         return dataclasses.replace(self, position=position.astype(jnp.int32))
 
-    def moved(
-        self, keys: tuple[jax.Array, ...], values: tuple[jax.Array, ...], tokens: int
-    ) -> "KVCache":
+    def moved(self, keys: tuple[Slots, ...], values: tuple[Slots, ...], tokens: int) -> "KVCache":
         """The cache after `tokens` more, which these keys and values hold."""
         position = self.position + tokens
         return dataclasses.replace(self, keys=keys, values=values, position=position)
@@ -68,6 +67,7 @@ def new_cache(
 ) -> KVCache:
     """An empty cache of `length` slots for each of `batch` sequences.
 
+    `dtype`: float32, bfloat16, float8_e4m3fn, or int8 (which has a scale for each vector).
     `at_once`: the most tokens that a step will append; lets layers with a window keep little more
     than the window. `scanned`: for weights whose layers are stacked.
     """
@@ -91,8 +91,8 @@ def new_cache(
     if config.latent is not None:
         heads, key_width, value_width = 1, config.latent.rope_width, config.latent.rank
     return KVCache(
-        keys=tuple(jnp.zeros((*outer, heads, n, key_width), dtype) for outer, n in layers),
-        values=tuple(jnp.zeros((*outer, heads, n, value_width), dtype) for outer, n in layers),
+        keys=tuple(new_slots((*outer, heads, n, key_width), dtype) for outer, n in layers),
+        values=tuple(new_slots((*outer, heads, n, value_width), dtype) for outer, n in layers),
         position=jnp.zeros((batch,), jnp.int32),
         at_once=at_once,
     )

@@ -20,6 +20,7 @@ from models.layer import Layer, ParallelLayer, layer
 from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
 from models.norms import norm
+from models.slots import Slots
 
 
 class Stack(nnx.Module):
@@ -57,9 +58,9 @@ class Stack(nnx.Module):
         self,
         run: Run,
         x: jax.Array,
-        caches: list[tuple[jax.Array, jax.Array]],
+        caches: list[tuple[Slots, Slots]],
         position: jax.Array,
-    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+    ) -> tuple[jax.Array, list[tuple[Slots, Slots]]]:
         """Go through the repeats of a run, whose weights and caches are stacked."""
         alone = isinstance(self.layers, Layer | ParallelLayer)
         layers = [self.layers if alone else self.layers[group.name] for group in run.groups]

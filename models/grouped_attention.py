@@ -10,6 +10,7 @@ from models.config import DecoderConfig
 from models.layer_kinds import LayerKind
 from models.linear import Linear, products
 from models.norms import RMSNorm, unit_rms
+from models.slots import Slots
 
 
 class GroupedAttention(nnx.Module):
@@ -32,8 +33,8 @@ class GroupedAttention(nnx.Module):
         self.config, self.kind = config, kind
 
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array
+    ) -> tuple[jax.Array, Slots, Slots]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
         q, k, v = products(x, self.q, self.k, self.v)

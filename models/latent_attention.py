@@ -22,6 +22,7 @@ from models.latent_config import Latent
 from models.layer_kinds import LayerKind
 from models.linear import Linear, products
 from models.norms import RMSNorm
+from models.slots import Slots, slot_count, widen
 
 _EPSILON = 1e-6  # of the two latents' norms, whatever the decoder's is
 
@@ -45,8 +46,8 @@ class LatentAttention(nnx.Module):
         self.config, self.latent, self.kind = config, latent, kind
 
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array
+    ) -> tuple[jax.Array, Slots, Slots]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
         q, both = self._down(x)
@@ -62,7 +63,7 @@ class LatentAttention(nnx.Module):
             cosine, sine = rope.angles(self.kind.rope, position[:, None] + jnp.arange(tokens))
             turning, key = rope.rotate(turning, cosine, sine), rope.rotate(key, cosine, sine)
         keys, values = append(keys, values, key, self.kv_down_norm(latent), position)
-        seen = seen_slots(position, tokens, keys.shape[2])
+        seen = seen_slots(position, tokens, slot_count(keys))
         form = self._expanded if self._pays_to_expand(tokens) else self._absorbed
         mixed = form(staying, turning, keys, values, seen)
         (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
@@ -90,22 +91,22 @@ class LatentAttention(nnx.Module):
 
     def _halves(self) -> tuple[jax.Array, jax.Array]:
         """K [heads, staying, rank] and V [heads, value_width, rank]."""
-        kernel = self.kv.dense().reshape(self.config.heads, -1, self.latent.rank)
+        kernel = self.kv.matrix.dense().reshape(self.config.heads, -1, self.latent.rank)
         return kernel[:, : self._staying], kernel[:, self._staying :]
 
     def _absorbed(
         self,
         staying: jax.Array,
         turning: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
+        keys: Slots,
+        values: Slots,
         seen: jax.Array,
     ) -> jax.Array:
         k, v = self._halves()
-        latents = values[:, 0].astype(jnp.float32)
+        latents = widen(values)[:, 0]
         carried = _einsum("bthn,hnr->bthr", staying, k)
         scores = _einsum("bthr,blr->bhtl", carried, latents)
-        scores += _einsum("bthw,blw->bhtl", turning, keys[:, 0].astype(jnp.float32))
+        scores += _einsum("bthw,blw->bhtl", turning, widen(keys)[:, 0])
         scores = jnp.where(seen[:, 0], scores / math.sqrt(self.config.head_width), -jnp.inf)
         mixed = _einsum("bhtl,blr->bthr", jax.nn.softmax(scores, axis=-1), latents)
         return _einsum("bthr,hvr->bthv", mixed, v)
@@ -114,16 +115,14 @@ class LatentAttention(nnx.Module):
         self,
         staying: jax.Array,
         turning: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
+        keys: Slots,
+        values: Slots,
         seen: jax.Array,
     ) -> jax.Array:
         k, v = self._halves()
-        latents = values[:, 0].astype(jnp.float32)
+        latents = widen(values)[:, 0]
         own = _einsum("blr,hnr->bhln", latents, k)
-        shared = jnp.broadcast_to(
-            keys.astype(jnp.float32), (*own.shape[:-1], self.latent.rope_width)
-        )
+        shared = jnp.broadcast_to(widen(keys), (*own.shape[:-1], self.latent.rope_width))
         return attend(
             jnp.concatenate([staying, turning], axis=-1),
             jnp.concatenate([own, shared], axis=-1),

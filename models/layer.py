@@ -10,8 +10,9 @@ from models.layer_kinds import LayerKind
 from models.mixture import Mixture
 from models.mlp import MLP
 from models.norms import norm
+from models.slots import Slots
 
-Carried = tuple[jax.Array, jax.Array, jax.Array]
+Carried = tuple[jax.Array, Slots, Slots]
 
 
 class Layer(nnx.Module):
@@ -27,9 +28,7 @@ class Layer(nnx.Module):
             self.mlp_output_norm = norm(config)
         self.config = config
 
-    def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
-    ) -> Carried:
+    def __call__(self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
         mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position)
         if self.config.output_norms:
@@ -49,9 +48,7 @@ class ParallelLayer(nnx.Module):
         self.attention = _attention(config, kind)
         self.mlp = _mlp(config, kind)
 
-    def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array
-    ) -> Carried:
+    def __call__(self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
         y = self.norm(x)
         mixed, keys, values = self.attention(y, keys, values, position)

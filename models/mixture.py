@@ -14,6 +14,7 @@ from models.config import DecoderConfig
 from models.experts_config import Experts
 from models.mlp import MLP
 from models.routing import Router
+from models.stored_matrix import StoredMatrix
 
 
 class ExpertLinear(nnx.Module):
@@ -26,23 +27,19 @@ class ExpertLinear(nnx.Module):
 
     def gathered(self, x: jax.Array, chosen: jax.Array) -> jax.Array:
         """x [N, k, in], each row through the expert `chosen` [N, k] for it: [N, k, out]."""
-        kernel = self.kernel[...][chosen].astype(jnp.float32)
+        kernel = StoredMatrix.of(self, "kernel").take(chosen).dense()
         y = jnp.einsum("nki,nkoi->nko", x, kernel, precision="highest")
-        if hasattr(self, "kernel_scale"):
-            y = y * self.kernel_scale[...][chosen]
         return y + self.bias[...][chosen] if hasattr(self, "bias") else y
 
     def sorted(self, x: jax.Array, expert: jax.Array, sizes: jax.Array) -> jax.Array:
         """x [R, in] sorted by `expert` [R], of which each has `sizes` [experts]: [R, out]."""
         y = jax.lax.ragged_dot(
             x,
-            self.kernel[...].astype(jnp.float32).swapaxes(1, 2),
+            StoredMatrix.of(self, "kernel").dense().swapaxes(1, 2),
             sizes,
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-        if hasattr(self, "kernel_scale"):
-            y = y * self.kernel_scale[...][expert]
         return y + self.bias[...][expert] if hasattr(self, "bias") else y
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import DecoderConfig
+from models.formats import check_format, stored_shapes
 from models.layer_kinds import Group
 from models.structure import abstract_tree
 
@@ -40,10 +41,12 @@ def parameters(config: DecoderConfig) -> int:
 def shapes(config: DecoderConfig, dtype: str = "float32", *, scanned: bool = False) -> Tree:
     """The weights tree as `jax.ShapeDtypeStruct`s: what a loader must fill.
 
-    `scanned`: with the layers of each group stacked on a leading axis.
+    `dtype`: a format of `models.formats`. `scanned`: with the layers of each group stacked on a
+    leading axis.
     """
+    check_format(dtype)
     tree = {key: value for key, value in abstract_tree(config).items() if key != "layers"}
-    tree = {key: _stored(value, dtype, ()) for key, value in tree.items()}
+    tree = {key: _stored(value, dtype, (), key) for key, value in tree.items()}
     if not scanned:
         layers = {kind: _stored(layer, dtype, ()) for kind, layer in _layers(config)}
         return tree | {"layers": {n: _copy(layers[kind]) for n, kind in enumerate(config.kinds)}}
@@ -51,6 +54,12 @@ def shapes(config: DecoderConfig, dtype: str = "float32", *, scanned: bool = Fal
         group.name: _stored(layer, dtype, (len(group.layers),)) for group, layer in _groups(config)
     }
     return tree | {"layers": only(stacked)}
+
+
+def format_of(path: str, dtype: str) -> str:
+    """What a kernel is stored in when the weights are in `dtype`: routers are not made narrow."""
+    narrow = dtype not in ("float32", "bfloat16")
+    return "bfloat16" if narrow and "router" in path.split("/") else dtype
 
 
 def only(stacked: Tree) -> Tree:
@@ -80,16 +89,14 @@ def _copy(tree: Tree) -> Tree:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _stored(tree: Tree, dtype: str, stack: tuple[int, ...]) -> Tree:
+def _stored(tree: Tree, dtype: str, stack: tuple[int, ...], path: str = "") -> Tree:
     stored: Tree = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            stored[key] = _stored(value, dtype, stack)
+            stored[key] = _stored(value, dtype, stack, f"{path}/{key}")
         elif key in STORED:
-            stored[key] = jax.ShapeDtypeStruct((*stack, *value.shape), dtype)
-            if dtype == "int8":
-                scale = (*stack, *value.shape[:-1])
-                stored[f"{key}_scale"] = jax.ShapeDtypeStruct(scale, jnp.float32)
+            parts = stored_shapes((*stack, *value.shape), format_of(path, dtype))
+            stored |= {f"{key}{suffix}": part for suffix, part in parts.items()}
         else:
             stored[key] = jax.ShapeDtypeStruct((*stack, *value.shape), jnp.float32)
     return stored
