@@ -21,7 +21,7 @@ SECOND ?= $(shell for p in $(foreach v,3.13 3.14 3.12 3.11, \
 PRODUCTS := kernels/build.py $(wildcard kernels/*.cc kernels/*.h)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench setup lint types tests second lock clean
+.PHONY: demo test bench setup lint types tests second chips-table lock clean
 
 demo: setup
 	$(VENV)/bin/python -m experiments.run --config=experiments/configs/quickstart.py --workdir=demo
@@ -56,13 +56,17 @@ endif
 	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "emu needs Python 3.11 or newer, and this is %d.%d: make PYTHON=/path/to/python" % v)'
 	@echo "setting up $* (packages by the lock; a minute or two)"
 	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -m venv --clear $*
-	@$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 %/products: %/ready $(PRODUCTS)
 	@$*/bin/python -m kernels.build
 	@touch $@
+
+# The page of the catalogue: run it after a change in emu/catalogue/.
+chips-table: setup
+	$(VENV)/bin/python -m emu.catalogue > docs/chips.md
 
 # One lock for every Python and platform; needs uv (pip install uv).
 lock:

@@ -1,15 +1,22 @@
 """Place the weights of a JAX function in real or described memories, and time its steps."""
 
+from emu.chip_file import load_chip
+from emu.chip_names import chip, chips
+from emu.chip_units import check_chip
 from emu.chips import Chip, Curve, Link, Memory, Sourced
 from emu.costs import Call, Cost, cost_rule
 from emu.errors import CapacityError, EmuError
 from emu.hints import Hints
 from emu.host import host
 from emu.measure import Latency, Recorder, measure
+from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
 from emu.rules import Rule
+from emu.stacks import Stack, stack, stacks
 from emu.system import System
+from emu.timeline import Span, Timeline
+from emu.timing import predict
 from emu.tracing import trace
 from emu.work import Access, Collective, Leaf, Op, Work, leaves_of
 
@@ -34,13 +41,24 @@ __all__ = [
     "Residency",
     "Rule",
     "Sourced",
+    "Span",
+    "Stack",
     "System",
+    "Timeline",
     "Work",
+    "check_chip",
+    "chip",
+    "chips",
     "cost_rule",
     "host",
     "leaves_of",
+    "load_chip",
     "measure",
     "place",
+    "predict",
     "realize",
+    "stack",
+    "stacks",
     "trace",
+    "write_trace",
 ]

@@ -16,6 +16,21 @@ from emu.records import pytree
 
 Kind = Literal["measured", "vendor", "fitted", "assumed"]
 Place = Literal["on-chip", "off-chip"]
+Scope = Literal["on-chip", "chips"]
+Topology = Literal[
+    "switch", "full-mesh", "mesh-2d", "torus-2d", "torus-3d", "ring", "dragonfly", "point-to-point"
+]
+# Which peak serves products of a dtype: its own, or else that of the next wider one in the row. A
+# chip without arithmetic for a dtype widens its operands first.
+WIDER = {
+    "float4": ("float8", "bfloat16", "float16", "float32"),
+    "float8": ("bfloat16", "float16", "float32"),
+    "bfloat16": ("float32",),
+    "float16": ("float32",),
+    "float32": (),
+    "int4": ("int8", "bfloat16", "float16", "float32"),
+    "int8": ("bfloat16", "float16", "float32"),
+}
 # How `emu.realize` can make this machine read from a memory; None: it can only be predicted.
 Mechanism = Literal["rotation", "memory-kind"]
 
@@ -100,7 +115,8 @@ class Memory:
     """One place where bytes live.
 
     `capacity_bytes.high`, where it is given, is the largest set of bytes of which the memory may
-    still hold a part: a cache has no sharp edge.
+    still hold a part: a cache has no sharp edge. `achieved_share` is the part of the bandwidth that
+    long reads were measured to reach, where somebody measured it.
     """
 
     name: str
@@ -110,6 +126,7 @@ class Memory:
     latency_s: Sourced
     curves: tuple[Curve, ...] = ()
     mechanism: Mechanism | None = None
+    achieved_share: Sourced | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -148,26 +165,67 @@ class Memory:
         return float(self.latency_s.value + read_bytes / self.bandwidth_bytes_per_s.value)
 
 
-@pytree(static=("name",))
+@pytree(static=("name", "scope", "topology", "ports", "nodes"))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Link:
-    """How chips reach each other."""
+    """How chips reach each other; with scope "on-chip", how the cores of one do.
+
+    A chip's bandwidth is spread evenly over its `ports`, each of which leads to one neighbour (a
+    switch counts as one). `nodes`: how many chips (or cores) it joins at most; None: no limit is
+    known.
+    """
 
     name: str
-    bandwidth_bytes_per_s: Sourced  # of one chip, in one direction
+    bandwidth_bytes_per_s: Sourced  # of one chip (or core), all ports together, in one direction
     latency_s: Sourced  # of one hop
+    scope: Scope = "chips"
+    topology: Topology = "point-to-point"
+    ports: int = 1
+    nodes: int | None = None
+    # Of an all-reduce of 8192 bytes, kernel included, by the number of chips: where measured.
+    small_allreduce_s: dict[int, Sourced] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise EmuError("a link needs a name, such as 'nvlink'")
+        for field, known in (("scope", get_args(Scope)), ("topology", get_args(Topology))):
+            if getattr(self, field) not in known:
+                raise EmuError(
+                    f"link {self.name!r}: {field} {getattr(self, field)!r} is none of "
+                    + ", ".join(known)
+                )
+        counts = [self.ports, *self.small_allreduce_s]
+        if self.nodes is not None:
+            counts.append(self.nodes)
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in counts):
+            raise EmuError(
+                f"link {self.name!r}: ports, nodes and the chips of an all-reduce are whole "
+                f"numbers of at least 1, not {counts}"
+            )
 
 
-@pytree(static=("name", "vendor"))
+@pytree(static=("name", "vendor", "year", "aliases", "note"))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What one chip has; `memories` are ordered fastest first."""
+    """What one chip has; `memories` are ordered fastest first.
+
+    `weight_entry_bytes_per_s` is the rate at which weights can enter the compute units, where that
+    is lower than the bandwidth of the fastest memory. Power is of the chip or card at its limit,
+    unless its source says otherwise.
+    """
 
     name: str
     vendor: str
     memories: tuple[Memory, ...]
     peak_flops_per_s: dict[str, Sourced] = dataclasses.field(default_factory=dict)  # by dtype
     links: tuple[Link, ...] = ()
+    weight_entry_bytes_per_s: Sourced | None = None
+    power_w: Sourced | None = None
+    price_usd: Sourced | None = None
+    price_usd_per_hour: Sourced | None = None
+    year: int | None = None
+    aliases: tuple[str, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -185,3 +243,19 @@ class Chip:
                 return memory
         known = ", ".join(f"{m.name} ({m.placement})" for m in self.memories)
         raise EmuError(f"chip {self.name!r} has no memory {name!r}: it has {known}")
+
+    def peak(self, dtype: str) -> Sourced:
+        """The dense peak, in FLOP/s, of products of this dtype.
+
+        The dtype's own, its class's (`float8` for `float8_e4m3fn`), or that of the next wider
+        dtype which this chip has.
+
+        Raises:
+          EmuError: the chip has none of them.
+        """
+        base = dtype.partition("_")[0]
+        for candidate in (dtype, base, *WIDER.get(base, ())):
+            if candidate in self.peak_flops_per_s:
+                return self.peak_flops_per_s[candidate]
+        known = ", ".join(self.peak_flops_per_s) or "none"
+        raise EmuError(f"chip {self.name!r} has no peak FLOP/s for {dtype}: it has {known}")

@@ -38,6 +38,7 @@ class Placement:
     residencies: tuple[Residency, ...]
     bytes_by_memory: dict[str, int]  # over the chips of one replica
     excess_bytes: dict[str, int]  # what is over capacity, where `allow_overflow` let it be
+    activations: str  # the memory through which activations go from kernel to kernel
 
     def memories_of(self, path: str) -> tuple[str, ...]:
         """The memories in which the leaf of this key path lives, in the order of its rows."""
@@ -81,6 +82,7 @@ def place(
     system: System,
     rules: Sequence[Rule | Sequence[str]] | Policy | str,
     allow_overflow: bool = False,
+    activations: str | None = None,
 ) -> Placement:
     """Gives each leaf of `work` a memory of the system's chip.
 
@@ -91,11 +93,14 @@ def place(
         memory of that class; "fit" goes through the leaves in order, takes on chip each one that
         still fits there as a whole, and leaves the rest off chip.
       allow_overflow: record what is over in `excess_bytes` instead of raising CapacityError.
+      activations: the memory (or class) through which activations go; None: the fastest one on
+        chip that has room left for the most of them that are alive at once, else the fastest one
+        off chip.
 
     Raises:
       EmuError: a leaf without a rule, a rule that matches nothing, an unknown memory or policy.
-      CapacityError: more bytes than a memory has. Activations and what a stack keeps for itself
-        are not counted.
+      CapacityError: more bytes than a memory has, with the most activations that are alive at
+        once and the share that the stack keeps for itself (`Stack.reserve_share`).
     """
     if isinstance(rules, str):
         residencies = _by_policy(work, system, rules)
@@ -104,16 +109,35 @@ def place(
     used = {memory.name: 0 for memory in system.chip.memories}
     for residency in residencies:
         used[residency.memory] += residency.bytes
+    scratch = (
+        _scratch(work, system, used)
+        if activations is None
+        else system.chip.memory(activations).name
+    )
     excess = {}
     for memory in system.chip.memories:
-        over = used[memory.name] - _capacity(memory, system)
+        alive = work.peak_activation_bytes if memory.name == scratch else 0
+        over = used[memory.name] + alive - _capacity(memory, system)
         if over > 0 and not allow_overflow:
-            raise _does_not_fit(memory, system, used[memory.name], over)
+            raise _does_not_fit(memory, system, used[memory.name], alive, over)
         if over > 0:
             excess[memory.name] = over
     return Placement(
-        system=system, residencies=residencies, bytes_by_memory=used, excess_bytes=excess
+        system=system,
+        residencies=residencies,
+        bytes_by_memory=used,
+        excess_bytes=excess,
+        activations=scratch,
     )
+
+
+def _scratch(work: Work, system: System, used: dict[str, int]) -> str:
+    """The memory for activations, where nobody named one."""
+    memories = system.chip.memories
+    near = [m for m in memories if m.placement == "on-chip"]
+    far = [m for m in memories if m.placement == "off-chip"]
+    roomy = (m for m in near if used[m.name] + work.peak_activation_bytes <= _capacity(m, system))
+    return next(roomy, (far or near)[0]).name
 
 
 def _by_rules(work: Work, system: System, rules: tuple[Rule, ...]) -> tuple[Residency, ...]:
@@ -156,14 +180,22 @@ def _by_policy(work: Work, system: System, policy: str) -> tuple[Residency, ...]
 
 
 def _capacity(memory: Memory, system: System) -> int:
-    return int(memory.capacity_bytes.value) * system.chips_per_replica
+    """Bytes of all chips of a replica, less what the stack keeps for itself."""
+    kept = memory.capacity_bytes.value * system.software.reserve_share.value
+    return int(memory.capacity_bytes.value - kept) * system.chips_per_replica
 
 
-def _does_not_fit(memory: Memory, system: System, used: int, over: int) -> CapacityError:
-    chips = -(-used // int(memory.capacity_bytes.value)) * system.data
+def _does_not_fit(
+    memory: Memory, system: System, used: int, alive: int, over: int
+) -> CapacityError:
+    capacity = _capacity(memory, system)
+    chips = -(-(used + alive) * system.chips_per_replica // max(1, capacity)) * system.data
+    reserve = system.software.reserve_share.value
+    less = f" beside the {reserve:.1%} that {system.software.name} keeps" if reserve else ""
+    with_alive = f", and {alive:,} of activations are alive at once" if alive else ""
     return CapacityError(
         f"{memory.name} ({memory.placement}) of {system.chips} x {system.chip.name} holds "
-        f"{_capacity(memory, system):,} bytes and {used:,} are placed there: {over:,} bytes over; "
+        f"{capacity:,} bytes{less} and {used:,} are placed there{with_alive}: {over:,} bytes over; "
         f"{chips} chips would do, or place less there"
     )
 

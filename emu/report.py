@@ -20,6 +20,7 @@ from typing import Literal
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter
 
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
 
@@ -162,7 +163,9 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.set_xscale("log" if panel.log_x else "linear")
     axes.set_yscale("log" if panel.log_y else "linear")
     if panel.log_x:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for series in panel.series:
         colour = colours[series.like or series.label]
         if series.low:

@@ -1,7 +1,8 @@
 """Chips and how a model is spread over them.
 
 The parallel degrees are static: they decide the shapes of what each chip holds and does. The
-numbers that a sweep or a gradient varies are the chip's, and those are the pytree's leaves.
+numbers that a sweep or a gradient varies are the chip's and the stack's, and those are the
+pytree's leaves.
 """
 
 import dataclasses
@@ -9,14 +10,20 @@ import dataclasses
 from emu.chips import Chip
 from emu.errors import EmuError
 from emu.records import pytree
+from emu.stacks import Stack, stack
+
+DEGREES = ("tensor", "pipeline", "expert", "data")
 
 
-@pytree(static=("chips", "tensor", "pipeline", "expert", "data", "stack"))
+@pytree(static=("chips", "tensor", "pipeline", "expert", "data"))
 @dataclasses.dataclass(frozen=True)
 class System:
-    """`chips` equal chips, and the degrees by which the model is spread over them.
+    """`chips` equal chips, the degrees by which the model is spread over them, and the software.
 
-    `data` > 1: that many replicas, each with all the weights on its share of the chips.
+    `data` > 1: that many replicas, each with all the weights on its share of the chips. `stack` is
+    a `Stack`, or the name of a known one. Where no degree but `data` is given, the chips of one
+    replica are one pool over which `emu.place` spreads the bytes evenly; else the degrees must
+    multiply to the number of chips.
     """
 
     chip: Chip
@@ -26,10 +33,10 @@ class System:
     pipeline: int = 1
     expert: int = 1
     data: int = 1
-    stack: str = "ideal"
+    stack: Stack | str = "ideal"
 
     def __post_init__(self) -> None:
-        for name in ("chips", "tensor", "pipeline", "expert", "data"):
+        for name in ("chips", *DEGREES):
             degree = getattr(self, name)
             if not isinstance(degree, int) or isinstance(degree, bool) or degree < 1:
                 raise EmuError(f"system: {name} must be a whole number of at least 1, not {degree}")
@@ -38,8 +45,16 @@ class System:
                 f"system: {self.chips} chips cannot hold {self.data} equal replicas (data=); "
                 f"take a multiple of {self.data} chips"
             )
+        if not isinstance(self.stack, Stack):
+            object.__setattr__(self, "stack", stack(self.stack))
 
     @property
     def chips_per_replica(self) -> int:
         """How many chips share one copy of the weights."""
         return self.chips // self.data
+
+    @property
+    def software(self) -> Stack:
+        """The stack, whose name was looked up when the system was made."""
+        assert isinstance(self.stack, Stack)
+        return self.stack

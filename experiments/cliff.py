@@ -27,10 +27,16 @@ from models.cache import KVCache, new_cache
 from models.checkpoint import open_checkpoint
 from models.config import DecoderConfig
 from models.named import resolve
-from models.steps import layer_step
+from models.steps import layer_step, shapes
 from models.weights import DTYPES, load_weights
 
 NAME = "residency_cliff"
+
+BURST_S = 5e-3  # short steps are timed several at once, or calling them would be most of the time
+MOST_STEPS = 32
+
+REST = "the rest of a step"
+THIN = 8  # width of the layers that it is measured on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,13 +187,7 @@ def _measure(
     near, far = chip.memory("on-chip"), chip.memory("off-chip")
     hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
 
-    @functools.partial(jax.jit, donate_argnums=1)  # one program for all placements
-    def step(
-        weights: dict[str, Any], cache: KVCache, hidden: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
-        hidden, cache = layer_step(config, weights, cache, hidden)
-        return hidden, _nearly_full(cache)
-
+    step = _step(config)  # one program for all placements
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -203,19 +203,58 @@ def _measure(
         facts[m.placement] |= {"copies": realized.copies, "notes": list(realized.notes)}
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
         calls[m.placement] = _stepping(realized, cache, hidden)
-    latencies = by_turns(calls, rounds=settings.rounds, samples=settings.samples)
+    calls[REST] = _rest(config, group[0].dtype, settings.context)
+    burst = _burst(sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights)))
+    latencies = by_turns(calls, rounds=settings.rounds, samples=settings.samples, burst=burst)
+    rest_s = latencies[REST].median_s
     return {
         m.placement: {
             "model": settings.model,
             "dtype": m.dtype,
             "layers": m.layers,
             **facts[m.placement],
-            "host_on_chip_s": sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
-            "host_off_chip_s": sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "host_on_chip_s": rest_s + sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "host_off_chip_s": rest_s + sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "rest_s": rest_s,
+            "steps_per_sample": burst,
             "latency": dataclasses.asdict(latencies[m.placement]),
         }
         for m in group
     }
+
+
+def _step(config: DecoderConfig) -> Callable[..., tuple[jax.Array, KVCache]]:
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(
+        weights: dict[str, Any], cache: KVCache, hidden: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        hidden, cache = layer_step(config, weights, cache, hidden)
+        return hidden, _nearly_full(cache)
+
+    return step
+
+
+def _rest(config: DecoderConfig, dtype: str, context: int) -> Callable[[], Any]:
+    """The same layers with next to no weights: norms, attention, and calling all of it.
+
+    Heads and cache are as they were, and each product reads a hundredth of its bytes, so what this
+    takes is what a step takes beside its products.
+    """
+    thin = dataclasses.replace(config, width=THIN, mlp_width=THIN)
+    weights = {
+        "layers": jax.tree.map(
+            lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes(thin, dtype)["layers"]
+        )
+    }
+    cache = _nearly_full(new_cache(thin, batch=1, length=context))
+    return _stepping(
+        functools.partial(_step(thin), weights), cache, jnp.ones((1, 1, THIN), jnp.float32)
+    )
+
+
+def _burst(step_s: float) -> int:
+    """How many steps make a sample of `BURST_S`, if one takes so long."""
+    return min(max(round(BURST_S / step_s), 1), MOST_STEPS)
 
 
 def _nearly_full(cache: KVCache) -> KVCache:

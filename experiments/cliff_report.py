@@ -50,8 +50,9 @@ def figure(points: Sequence[Point], name: str = "cliff") -> Figure:
         title="One decode step of the first layers of the model, by where its weights live",
         panels=tuple(panels),
         columns=max(1, len(panels) // 2),
-        note="Medians with whiskers from p10 to p90. Dashed: the same products alone, one "
-        "after the other, as emu.host() measured them. Dotted: the capacity that this process has.",
+        note="Medians with whiskers from p10 to p90. Dashed: the same products, one after the "
+        "other, as emu.host() measured them, plus the rest of a step. Dotted: the capacity that "
+        "this process has.",
     )
 
 
@@ -158,8 +159,10 @@ def _pairs_table(points: Sequence[Point]) -> Table:
             "disturbed",
         ),
         rows=tuple(rows),
-        note="Medians of one decode step of the layers alone. on/host and off/host: measured time "
-        "over that of the same products alone, as emu.host() measured them from that memory. "
+        note="Medians of one decode step of the layers alone; a sample of a short one is the mean "
+        "of several, enqueued without waiting. on/host and off/host: measured time "
+        "over that of the same products, as emu.host() measured them from that memory one after "
+        "the other, plus the rest of a step, measured on layers with next to no weights. "
         "disturbed: samples during which other processes used the processor; they are in no median "
         "unless all are.",
     )

@@ -36,7 +36,7 @@ class Point:
     p99_s: float
     samples: int
     disturbed: int  # of these
-    host_on_chip_s: float  # what emu.host() measured for its products, one after the other
+    host_on_chip_s: float  # its products, as emu.host() measured them, and the rest of a step
     host_off_chip_s: float
 
     @property

@@ -21,7 +21,10 @@ def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
         ("finished", f"{times[0]} to {times[-1]}"),
         ("samples", str(samples)),
         ("disturbed by other processes", f"{disturbed} of {samples}"),
-        ("rows marked as disturbed", _marked(rows)),
+        (
+            "rows marked as disturbed",
+            f"{_marked_count(rows)} of {len(rows)} (over 30 % of samples)",
+        ),
         ("memories", _values(_memories(row["measured"]) for row in rows)),
         ("notes", _values(note for row in rows for note in row["measured"]["notes"]) or "none"),
         ("commit", _values(_commit(row["git"]) for row in rows)),
@@ -30,6 +33,17 @@ def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
         Table(title="Measurements", columns=("what", "value"), rows=measured),
         Table(title="Machine", columns=("what", "value"), rows=_each(rows, "machine")),
         Table(title="Versions", columns=("what", "value"), rows=_each(rows, "versions")),
+    )
+
+
+def warning(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a reader has to know before believing the answer: one sentence, or none."""
+    marked = _marked_count(rows)
+    if not marked:
+        return ()
+    return (
+        f"Careful: other processes disturbed over 30 % of the samples in {marked} of {len(rows)} "
+        "rows. Run again in a fresh workdir when the machine is quiet.",
     )
 
 
@@ -46,9 +60,8 @@ def _latencies(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return [v for v in measured.values() if isinstance(v, dict) and "median_s" in v]
 
 
-def _marked(rows: Sequence[Row]) -> str:
-    marked = sum(any(s["disturbed"] for s in _latencies(row["measured"])) for row in rows)
-    return f"{marked} of {len(rows)} (over 30 % of the samples)"
+def _marked_count(rows: Sequence[Row]) -> int:
+    return sum(any(s["disturbed"] for s in _latencies(row["measured"])) for row in rows)
 
 
 def _memories(measured: dict[str, Any]) -> str:

@@ -57,9 +57,9 @@ def main() -> None:
         rows.check_machine(results)
         keys = experiment.run(settings, results)
         wanted = [results[key] for key in keys]
-        report = dataclasses.replace(
-            experiment.report(settings, wanted), facts=facts.tables(wanted)
-        )
+        report = experiment.report(settings, wanted)
+        answer = (*report.answer, *facts.warning(wanted))
+        report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
         written = emu.report.save(report, workdir)
     print("\n" + emu.report.text(report))
     for path in (*written, results.path):

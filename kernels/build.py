@@ -43,7 +43,9 @@ def build() -> Path:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BuildError(f"{cxx} failed: {done.stderr.strip().splitlines()[-1:]}")
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            first = next((line for line in lines if "error" in line), lines[0])
+            raise BuildError(f"{cxx} failed: {first}")
         os.replace(made, target)
     return target
 

@@ -91,18 +91,20 @@ def attend(
     keys: jax.Array,
     values: jax.Array,
     position: jax.Array,
+    angles: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Append one token to one sequence's cache, in place, and attend from it; native only.
+    """Rotate one token, append it to one sequence's cache in place, attend; native only.
 
     Args:
       q: float32 [heads, head_width]; heads is a multiple of kv_heads.
       key, value: float32 [kv_heads, head_width], of the new token.
       keys, values: float32 or bfloat16 [1, kv_heads, length, head_width].
       position: int32 [1], tokens that the cache holds without the new one.
+      angles: float32 [2, head_width / 2], the cosines and sines that q and key are turned by.
 
     Returns:
       float32 [heads, head_width], softmax(q·keys / √head_width)·values over the tokens held and
-      the new one; and the caches with the new token in slot `position`.
+      the new one, with q and key rotated; and the caches with the new token in slot `position`.
     """
     _load()
     call = jax.ffi.ffi_call(
@@ -114,7 +116,7 @@ def attend(
         ),
         input_output_aliases={3: 1, 4: 2},
     )
-    mixed, keys, values = call(q, key, value, keys, values, position)
+    mixed, keys, values = call(q, key, value, keys, values, position, angles)
     return mixed, keys, values
 
 

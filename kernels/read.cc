@@ -13,7 +13,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int64_t kBlockBytes = 1 << 20;
+constexpr int64_t kBlockBytes = 64 << 10;
 constexpr int kWords = 64;  // 32-bit words folded at once: four cache lines in flight
 
 typedef uint32_t Words __attribute__((vector_size(kWords), aligned(4), may_alias));

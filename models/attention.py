@@ -9,12 +9,12 @@ of the T new ones attends to has been overwritten, nor is one when the last T ar
 """
 
 import math
-from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 import kernels
+from models import rope
 from models.slots import ScaledSlots, Slots, encode, slot_count, widen
 
 
@@ -25,18 +25,20 @@ def append_and_attend(
     keys: Slots,
     values: Slots,
     position: jax.Array,
+    angles: jax.Array | None,
     *,
     window: int | None = None,
     chunked: bool = False,
     sinks: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots, Slots]:
-    """Write the new tokens into the cache, then attend from each of them.
+    """Rotate the new tokens' q and k, write k and v into the cache, and attend from each token.
 
     Args:
-      q: float32 [B, T, heads, head_width], rotated.
-      k, v: float32 [B, T, kv_heads, head_width], k rotated.
+      q: float32 [B, T, heads, head_width].
+      k, v: float32 [B, T, kv_heads, head_width].
       keys, values: the cache, [B, kv_heads, slots, head_width].
       position: int32 [B], tokens that each sequence holds so far.
+      angles: float32 [2, B, T, turning / 2], from `rope.angles`; None: nothing turns.
       window: tokens that each one attends to, itself included; None: all.
       chunked: it does not slide; contexts are cut into chunks of `window`.
       sinks: float32 [heads], logits that take a share of attention and give nothing.
@@ -44,10 +46,11 @@ def append_and_attend(
     Returns:
       float32 [B, T, heads, head_width], and the cache with T tokens more.
     """
-    plain = window is None and sinks is None and q.shape[:2] == (1, 1)
-    if plain and kernels.native() and _is_native(keys) and _is_native(values):
-        mixed, keys, values = kernels.attend(q[0, 0], k[0, 0], v[0, 0], keys, values, position)
-        return mixed[None, None], keys, values
+    if window is None and sinks is None and q.shape[:2] == (1, 1) and kernels.native():
+        done = _natively(q, k, v, keys, values, position, angles)
+        if done is not None:
+            return done
+    q, k = rope.rotate(q, angles), rope.rotate(k, angles)
     keys, values = append(keys, values, k, v, position, ring=window is not None)
     seen = seen_slots(position, q.shape[1], slot_count(keys), window, chunked=chunked)
     return attend(q, keys, values, seen, sinks), keys, values
@@ -64,14 +67,12 @@ def append(
 ) -> tuple[Slots, Slots]:
     """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
     write = _write_in_ring if ring else _write
-    # Without the barrier XLA:CPU repeats the update inside each use, and copies the cache for it.
-    written: tuple[Slots, Slots] = jax.lax.optimization_barrier(
-        tuple(
-            jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
-            for slots, new in ((keys, k), (values, v))
-        )
-    )
-    return written
+
+    def written(slots: Slots, new: jax.Array) -> Slots:
+        both: Slots = jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
+        return both
+
+    return written(keys, k), written(values, v)
 
 
 def seen_slots(
@@ -138,8 +139,26 @@ def attend(
     return mixed.reshape(batch, tokens, heads, mixed.shape[-1])
 
 
-def _is_native(slots: Slots) -> TypeGuard[jax.Array]:
-    return not isinstance(slots, ScaledSlots) and slots.dtype in (jnp.float32, jnp.bfloat16)
+def _natively(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    keys: Slots,
+    values: Slots,
+    position: jax.Array,
+    angles: jax.Array | None,
+) -> tuple[jax.Array, Slots, Slots] | None:
+    """One token through `kernels.attend`; None where it lacks the type or the rotation."""
+    if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
+        return None
+    if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):
+        return None
+    if not {keys.dtype, values.dtype} <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
+        return None
+    mixed, keys, values = kernels.attend(
+        q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
+    )
+    return mixed[None, None], keys, values
 
 
 def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:

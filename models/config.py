@@ -62,7 +62,7 @@ class DecoderConfig:
     attention_bias: bool = False  # on q, k and v, as Qwen2 has it
     qk_norm: bool = False  # RMSNorm over each head's q and k, as Qwen3 has it
     qk_norm_over_heads: bool = False  # over all heads at once, as MiniMax-M2 has it
-    rotated_qk_norm: bool = False  # behind the rotation, unscaled, as Llama 4 has it
+    plain_qk_norm: bool = False  # over each head that turns, unscaled, as Llama 4 has it
     output_bias: bool = False  # on attention's o, as StarCoder2 has it
     mlp_bias: bool = False
     layer_norm: bool = False  # LayerNorm instead of RMSNorm

@@ -14,13 +14,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models import rope
 from models.cache import KVCache
 from models.config import DecoderConfig
 from models.layer import Layer, ParallelLayer, layer
 from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
 from models.norms import norm
+from models.rope_config import Rope
 from models.slots import Slots
+
+Angles = dict[Rope | None, jax.Array | None]
 
 
 class Stack(nnx.Module):
@@ -39,17 +43,22 @@ class Stack(nnx.Module):
     def run_layers(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Carry x [B, T, width] through all layers; the cache holds T tokens more."""
         cache.check_room(x.shape[1])
+        positions = cache.position[:, None] + jnp.arange(x.shape[1])
+        ropes = {kind.rope for kind in self.config.kinds}
+        # Worked out once for all layers of a rope, outside of any scan.
+        angles = {r: None if r is None else rope.angles(r, positions) for r in ropes}
         keys, values = [], []
         if self.scanned:
             caches = list(zip(cache.keys, cache.values, strict=True))
             for run in self.config.runs:
                 mine, caches = caches[: len(run.groups)], caches[len(run.groups) :]
-                x, updated = self._scan(run, x, mine, cache.position)
+                x, updated = self._scan(run, x, mine, cache.position, angles)
                 keys += [k for k, _ in updated]
                 values += [v for _, v in updated]
         else:
-            for one, k, v in zip(self.layers, cache.keys, cache.values, strict=True):
-                x, k_new, v_new = one(x, k, v, cache.position)
+            layers = zip(self.layers, self.config.kinds, cache.keys, cache.values, strict=True)
+            for one, kind, k, v in layers:
+                x, k_new, v_new = one(x, k, v, cache.position, angles[kind.rope])
                 keys.append(k_new)
                 values.append(v_new)
         return x, cache.moved(tuple(keys), tuple(values), x.shape[1])
@@ -60,6 +69,7 @@ class Stack(nnx.Module):
         x: jax.Array,
         caches: list[tuple[Slots, Slots]],
         position: jax.Array,
+        angles: Angles,
     ) -> tuple[jax.Array, list[tuple[Slots, Slots]]]:
         """Go through the repeats of a run, whose weights and caches are stacked."""
         alone = isinstance(self.layers, Layer | ParallelLayer)
@@ -68,8 +78,10 @@ class Stack(nnx.Module):
 
         def repeat(x, stacked):  # type: ignore[no-untyped-def]
             updated = []
-            for (structure, _), (state, (k, v)) in zip(split, stacked, strict=True):
-                x, k, v = nnx.merge(structure, state)(x, k, v, position)  # noqa: PLW2901
+            parts = zip(split, run.groups, stacked, strict=True)
+            for (structure, _), group, (state, (k, v)) in parts:
+                one = nnx.merge(structure, state)
+                x, k, v = one(x, k, v, position, angles[group.kind.rope])  # noqa: PLW2901
                 updated.append((k, v))
             return x, updated
 

@@ -8,6 +8,7 @@ from the same jitted functions.
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,6 @@ class Program:
     """(cache, tokens [B]) → the next tokens, [B], and the cache."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def prefill_token(
     config: DecoderConfig,
     sampling: Sampling,
@@ -47,7 +47,6 @@ def prefill_token(
     return choose(sampling, logits, cache.position), cache
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def step_token(
     config: DecoderConfig, sampling: Sampling, weights: Weights, cache: KVCache, tokens: jax.Array
 ) -> tuple[jax.Array, KVCache]:
@@ -58,10 +57,20 @@ def step_token(
 
 def program(config: DecoderConfig, weights: Weights, sampling: Sampling | None = None) -> Program:
     """Make the program that runs on this weights tree where it lies."""
-    how = sampling or Sampling()
+    prefill, step = _compiled(config, sampling or Sampling())
     return Program(
-        prefill=functools.partial(prefill_token, config, how, weights),
-        step=functools.partial(step_token, config, how, weights),
+        prefill=functools.partial(prefill, weights), step=functools.partial(step, weights)
+    )
+
+
+@functools.cache
+def _compiled(
+    config: DecoderConfig, sampling: Sampling
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`prefill_token` and `step_token`, jitted; static arguments would be hashed at every call."""
+    return (
+        jax.jit(functools.partial(prefill_token, config, sampling), donate_argnums=1),
+        jax.jit(functools.partial(step_token, config, sampling), donate_argnums=1),
     )
 
 
@@ -104,6 +113,10 @@ def generate(
     tokens, cache = _prefilled(program, cache, prompts)
     ended = [False] * len(prompts)
     for count in range(1, max_tokens + 1):
+        # The next step is under way before the host waits for this one's tokens, or the device
+        # would idle meanwhile. Not before the first token, which should come as soon as it can.
+        ahead = 1 < count < max_tokens
+        following = program.step(cache, tokens) if ahead else None
         emitted = tuple(
             None if done else int(t) for done, t in zip(ended, np.asarray(tokens), strict=True)
         )
@@ -111,7 +124,7 @@ def generate(
         ended = [done or t in stop_ids for done, t in zip(ended, emitted, strict=True)]
         if all(ended) or count == max_tokens:
             return
-        tokens, cache = program.step(cache, tokens)
+        tokens, cache = following or program.step(cache, tokens)
 
 
 def _prefilled(

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models import rope
 from models.attention import append_and_attend
 from models.config import DecoderConfig
 from models.layer_kinds import LayerKind
@@ -33,7 +32,12 @@ class GroupedAttention(nnx.Module):
         self.config, self.kind = config, kind
 
     def __call__(
-        self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array
+        self,
+        x: jax.Array,
+        keys: Slots,
+        values: Slots,
+        position: jax.Array,
+        angles: jax.Array | None,
     ) -> tuple[jax.Array, Slots, Slots]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
@@ -45,12 +49,9 @@ class GroupedAttention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.config.query_factor != 1:
             q = q * self.config.query_factor
-        if self.kind.rope is not None:
-            cosine, sine = rope.angles(self.kind.rope, position[:, None] + jnp.arange(tokens))
-            q, k = rope.rotate(q, cosine, sine), rope.rotate(k, cosine, sine)
-            if self.config.rotated_qk_norm:
-                q, k = (unit_rms(y, self.config.norm_epsilon) for y in (q, k))
-        elif self.config.query_growth:
+        if self.config.plain_qk_norm and self.kind.rope is not None:
+            q, k = (unit_rms(y, self.config.norm_epsilon) for y in (q, k))
+        if self.config.query_growth and self.kind.rope is None:
             q = q * self._growth(position[:, None] + jnp.arange(tokens))[..., None, None]
         mixed, keys, values = append_and_attend(
             q,
@@ -59,6 +60,7 @@ class GroupedAttention(nnx.Module):
             keys,
             values,
             position,
+            angles,
             window=self.kind.window,
             chunked=self.kind.chunked,
             sinks=self.sinks[...] if self.config.sinks else None,

@@ -19,7 +19,6 @@ from models import rope
 from models.attention import append, attend, seen_slots
 from models.config import DecoderConfig
 from models.latent_config import Latent
-from models.layer_kinds import LayerKind
 from models.linear import Linear, products
 from models.norms import RMSNorm
 from models.slots import Slots, slot_count, widen
@@ -30,7 +29,7 @@ _EPSILON = 1e-6  # of the two latents' norms, whatever the decoder's is
 class LatentAttention(nnx.Module):
     """Attention over a cache of latents (its `values`) and turned keys (its `keys`)."""
 
-    def __init__(self, config: DecoderConfig, latent: Latent, kind: LayerKind):
+    def __init__(self, config: DecoderConfig, latent: Latent):
         heads, width = config.heads, config.width
         queries = width
         if latent.query_rank is not None:
@@ -43,10 +42,15 @@ class LatentAttention(nnx.Module):
         staying = config.head_width - latent.rope_width
         self.kv = Linear(latent.rank, heads * (staying + latent.value_width))
         self.o = Linear(heads * latent.value_width, width)
-        self.config, self.latent, self.kind = config, latent, kind
+        self.config, self.latent = config, latent
 
     def __call__(
-        self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array
+        self,
+        x: jax.Array,
+        keys: Slots,
+        values: Slots,
+        position: jax.Array,
+        angles: jax.Array | None,
     ) -> tuple[jax.Array, Slots, Slots]:
         """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
         batch, tokens, _ = x.shape
@@ -59,9 +63,7 @@ class LatentAttention(nnx.Module):
                 staying * self.config.query_factor,
                 turning * self.config.query_factor,
             )
-        if self.kind.rope is not None:
-            cosine, sine = rope.angles(self.kind.rope, position[:, None] + jnp.arange(tokens))
-            turning, key = rope.rotate(turning, cosine, sine), rope.rotate(key, cosine, sine)
+        turning, key = rope.rotate(turning, angles), rope.rotate(key, angles)
         keys, values = append(keys, values, key, self.kv_down_norm(latent), position)
         seen = seen_slots(position, tokens, slot_count(keys))
         form = self._expanded if self._pays_to_expand(tokens) else self._absorbed

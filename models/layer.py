@@ -28,9 +28,16 @@ class Layer(nnx.Module):
             self.mlp_output_norm = norm(config)
         self.config = config
 
-    def __call__(self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array) -> Carried:
+    def __call__(
+        self,
+        x: jax.Array,
+        keys: Slots,
+        values: Slots,
+        position: jax.Array,
+        angles: jax.Array | None,
+    ) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
-        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position)
+        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position, angles)
         if self.config.output_norms:
             mixed = self.attention_output_norm(mixed)
         x = x + mixed
@@ -48,10 +55,17 @@ class ParallelLayer(nnx.Module):
         self.attention = _attention(config, kind)
         self.mlp = _mlp(config, kind)
 
-    def __call__(self, x: jax.Array, keys: Slots, values: Slots, position: jax.Array) -> Carried:
+    def __call__(
+        self,
+        x: jax.Array,
+        keys: Slots,
+        values: Slots,
+        position: jax.Array,
+        angles: jax.Array | None,
+    ) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
         y = self.norm(x)
-        mixed, keys, values = self.attention(y, keys, values, position)
+        mixed, keys, values = self.attention(y, keys, values, position, angles)
         return x + mixed + self.mlp(y), keys, values
 
 
@@ -62,7 +76,7 @@ def layer(config: DecoderConfig, kind: LayerKind) -> Layer | ParallelLayer:
 
 def _attention(config: DecoderConfig, kind: LayerKind) -> GroupedAttention | LatentAttention:
     if config.latent is not None:
-        return LatentAttention(config, config.latent, kind)
+        return LatentAttention(config, config.latent)
     return GroupedAttention(config, kind)
 
 

@@ -23,20 +23,24 @@ def inverse_frequencies(rope: Rope) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-def angles(rope: Rope, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine for positions [B, T], each float32 [B, T, 1, width / 2]."""
-    turns = positions[..., None, None].astype(jnp.float32) * inverse_frequencies(rope)
+def angles(rope: Rope, positions: jax.Array) -> jax.Array:
+    """Cosines and sines [2, B, T, width / 2] of positions [B, T], for every layer of that rope."""
+    turns = positions[..., None].astype(jnp.float32) * inverse_frequencies(rope)
+    both = jnp.stack([jnp.cos(turns), jnp.sin(turns)])
     if isinstance(rope.scaling, Yarn) and rope.scaling.magnitude != 1:
-        magnitude = np.float32(rope.scaling.magnitude)
-        return magnitude * jnp.cos(turns), magnitude * jnp.sin(turns)
-    return jnp.cos(turns), jnp.sin(turns)
+        return both * np.float32(rope.scaling.magnitude)
+    return both
 
 
-def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, angles: jax.Array | None) -> jax.Array:
     """Turn the heads x [B, T, heads, head_width] by the angles of their positions.
 
-    Where the angles are fewer than head_width / 2, the first channels turn and the rest stay.
+    Where the angles are fewer than head_width / 2, the first channels turn and the rest stay;
+    without angles all do.
     """
+    if angles is None:
+        return x
+    cosine, sine = angles[:, :, :, None]
     turning, staying = x, []
     if 2 * cosine.shape[-1] < x.shape[-1]:
         turning, *staying = jnp.split(x, [2 * cosine.shape[-1]], axis=-1)

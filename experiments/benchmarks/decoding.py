@@ -18,7 +18,7 @@ from experiments.errors import ExperimentError
 from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
-from models.generate import Program, program
+from models.generate import Program, generate, program
 from models.steps import Weights
 
 TOKENS = 48  # decoded in one turn
@@ -62,17 +62,15 @@ def decoder(
 def _decode(
     running: Program, config: DecoderConfig, prompt: Sequence[int]
 ) -> tuple[list[int], emu.Latency]:
-    cache = new_cache(config, batch=1, length=SLOTS)
-    padded = jnp.zeros((1, SLOTS // 2), jnp.int32).at[0, : len(prompt)].set(jnp.asarray(prompt))
-    token, cache = running.prefill(cache, padded, jnp.asarray([len(prompt)]))
-    tokens = [int(token[0])]
+    stream = generate(running, config, [prompt], max_tokens=TOKENS + 1, length=SLOTS)
+    tokens = [next(stream)[0]]
     recorder = emu.Recorder()
-    for _ in range(TOKENS):
-        start = time.perf_counter()
-        token, cache = running.step(cache, token)
-        tokens.append(int(token[0]))  # waits for it
+    start = time.perf_counter()
+    for (token,) in stream:
         recorder.add(time.perf_counter() - start)
-    return tokens, recorder.latency()
+        tokens.append(token)
+        start = time.perf_counter()
+    return [t for t in tokens if t is not None], recorder.latency()
 
 
 def _tokens_by_ordinary_dots(

@@ -2,7 +2,8 @@
 
 The fourth attends to all tokens, without positions, and its queries grow with the position. One
 expert of many takes a token, scaled by the router's sigmoid. The files' rotary channels lie in
-pairs, and each expert's gate and up in one kernel, [in, out].
+pairs, and each expert's gate and up in one kernel, [in, out]. It normalises q and k behind the
+rotation; we do it before, which is the same, as rotation keeps lengths.
 """
 
 from typing import Any
@@ -41,7 +42,7 @@ def _llama4(fields: Fields) -> dict[str, Any]:
     tuned = fields.flag("attn_temperature_tuning", True)
     return {
         "mlp_width": fields.integer("intermediate_size_mlp"),
-        "rotated_qk_norm": fields.flag("use_qk_norm", True),
+        "plain_qk_norm": fields.flag("use_qk_norm", True),
         "query_growth": fields.number("attn_scale", 0.1) if tuned else 0.0,
         "query_growth_tokens": fields.integer("floor_scale", 8192),
         "local": LocalLayers(

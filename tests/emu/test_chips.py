@@ -71,7 +71,8 @@ def test_a_chip_finds_memories_by_name_and_by_class_and_names_what_it_has():
 @pytest.mark.newest
 def test_numbers_are_leaves_and_names_are_not():
     system = System(Chip(name="c", vendor="v", memories=(memory(),)), chips=2)
-    assert jax.tree.leaves(system) == [1000.0, 100.0, 2.0]
+    assert jax.tree.leaves(system.chip) == [1000.0, 100.0, 2.0]
+    assert jax.tree.leaves(system)[:3] == [1000.0, 100.0, 2.0]  # then the stack's
     gradient = jax.grad(lambda s: 10 / s.chip.memories[0].bandwidth_bytes_per_s.value)(system)
     assert float(gradient.chip.memories[0].bandwidth_bytes_per_s.value) == pytest.approx(-1e-3)
     # Axis numbers of 0 stand where a capacity of 0 would be refused: rebuilding does not check.

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,7 @@ from emu.errors import CapacityError, EmuError
 from emu.patterns import Members, match
 from emu.placement import place
 from emu.rules import Rule
+from emu.stacks import IDEAL
 from emu.system import System
 from emu.work import Leaf, Work, leaves_of
 
@@ -297,3 +300,23 @@ def test_every_byte_has_exactly_one_place(on_chip, cut, rows):
     placement = place(work, system(on_chip=on_chip), rules, allow_overflow=True)
     assert sum(placement.bytes_by_memory.values()) == total
     assert sum(r.bytes for r in placement.residencies) == total
+
+
+def test_activations_and_what_the_stack_keeps_take_room_too():
+    of = dataclasses.replace(listed(3), peak_activation_bytes=100)  # and 136 bytes of weights
+    assert place(of, system(on_chip=236), "on-chip").activations == "sram"
+    # Activations that find no room on chip go off chip, unless they are told to stay.
+    assert place(of, system(on_chip=235), "on-chip").activations == "hbm"
+    with pytest.raises(
+        CapacityError,
+        match=r"holds 235 bytes and 136 are placed there, and 100 of activations are alive at "
+        r"once: 1 bytes over; 2 chips would do",
+    ):
+        place(of, system(on_chip=235), "on-chip", activations="sram")
+    there = place(of, system(on_chip=235), "on-chip", allow_overflow=True, activations="on-chip")
+    assert there.excess_bytes == {"sram": 1}
+    tenth = dataclasses.replace(IDEAL, name="greedy", reserve_share=sourced(0.1))
+    with pytest.raises(
+        CapacityError, match=r"holds 135 bytes beside the 10.0% that greedy keeps and 136 are"
+    ):
+        place(of, system(on_chip=150, stack=tenth), "on-chip")

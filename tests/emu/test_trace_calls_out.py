@@ -159,7 +159,8 @@ def test_the_native_products_read_weights_as_stored_and_the_tokens_in_the_cache(
     def step(w, cache, x, position):
         q, k, v = _native(x, [(w["codes"], w["scale"]), w["k"], w["k"]])
         heads = (q.reshape(4, 8), k.reshape(2, 8), v.reshape(2, 8))
-        mixed, keys, values = attend(*heads, cache["keys"], cache["values"], position)
+        angles = jnp.zeros((2, 4))
+        mixed, keys, values = attend(*heads, cache["keys"], cache["values"], position, angles)
         return mixed, {"keys": keys, "values": values}
 
     weights = {

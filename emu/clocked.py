@@ -1,0 +1,18 @@
+"""The seconds of every row of a schedule, as the clock finds them."""
+
+from typing import Any, NamedTuple
+
+
+class Clocked(NamedTuple):
+    """Arrays of seconds by row; `seconds` is the whole step's."""
+
+    seconds: Any
+    before: Any  # launch and exposed latency
+    busy: Any
+    compute: Any
+    exchange: Any
+    needed: Any  # the most of compute, ports and entry, as if nothing were fetched ahead
+    by_kind: Any  # [kinds, rows]: bytes of each kind over the bandwidth of where they live
+    at_run: Any  # [rows, memories]: of each port, for what is not fetched ahead
+    feeds: dict[int, tuple[Any, Any, Any]]  # of ports that fetch ahead: feed, caps on the lead
+    waits: dict[int, Any]  # of those ports: the stalls of the whole step

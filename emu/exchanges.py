@@ -1,0 +1,73 @@
+"""How long chips take to exchange data: latency per hop plus bytes over the link.
+
+For a group of g chips, n bytes, h hops between the chips that are farthest apart, `hop` seconds a
+hop and B bytes per second of one chip in one direction (R. Thakur, R. Rabenseifner, W. Gropp,
+"Optimization of Collective Communication Operations in MPICH", 2005):
+
+    all-reduce      the least of   one shot   h·hop + (g-1)·n/B
+                                   two shots  2·h·hop + 2·(g-1)/g·n/B
+    reduce-scatter, all-gather     h·hop + (g-1)/g·n/B
+    all-to-all                     h·hop + (g-1)/g·n/B
+    permute                        hop + n/B
+
+Where the link says how long a small all-reduce was measured to take (8192 bytes, kernel included),
+that is the least an all-reduce takes, and bytes above the 8192 are added at the link's rate. A ring
+of more steps is never faster than two shots here, and is left out. Not modelled: contention between
+groups, and topologies that cannot give every pair of a group its share at once.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from emu.chips import Chip, Link
+from emu.errors import EmuError
+
+_MEASURED_BYTES = 8192
+
+
+def link_of(chip: Chip) -> Link:
+    """The link by which the chip reaches its equals."""
+    for link in chip.links:
+        if link.scope == "chips":
+            return link
+    raise EmuError(f"chip {chip.name!r} has no link to other chips: it works alone")
+
+
+def hops(link: Link, group: int) -> int:
+    """Hops between the chips of a group that are farthest apart, closely packed."""
+    if group <= 1:
+        return 0
+    side = math.ceil(group ** (1 / 3) - 1e-9) if link.topology == "torus-3d" else 0
+    flat = math.ceil(math.sqrt(group) - 1e-9)
+    return {
+        "ring": group // 2,
+        "mesh-2d": 2 * (flat - 1),
+        "torus-2d": max(1, 2 * (flat // 2)),
+        "torus-3d": max(1, 3 * (side // 2)),
+        # A group has every chip wired to every other within it, and groups to each other.
+        "dragonfly": 1 if group <= link.ports + 1 else 3,
+    }.get(link.topology, 1)
+
+
+def seconds(chip: Chip, kind: str, group: int, sent_bytes: Any, xp: Any = np) -> Any:
+    """Seconds of one exchange; `sent_bytes` may be an array, of which 0 takes no time."""
+    link = link_of(chip)
+    per_byte = 1.0 / link.bandwidth_bytes_per_s.value
+    hop = link.latency_s.value
+    across = hops(link, group) * hop
+    share = (group - 1) / group * sent_bytes * per_byte
+    if kind == "permute":
+        taken = hop + sent_bytes * per_byte
+    elif kind == "all_reduce":
+        one_shot = across + (group - 1) * sent_bytes * per_byte
+        taken = xp.minimum(one_shot, 2 * across + 2 * share)
+        measured = [n for n in sorted(link.small_allreduce_s) if n >= group]
+        if measured:
+            least = link.small_allreduce_s[measured[0]].value
+            above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
+            taken = least + above * per_byte
+    else:
+        taken = across + share
+    return xp.where(sent_bytes > 0, taken, 0.0)

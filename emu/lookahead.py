@@ -1,0 +1,119 @@
+"""How long a memory that is read ahead keeps the arithmetic waiting, in closed form.
+
+A port delivers bytes all the time; a kernel takes its own when it runs. The *lead* is how far the
+port is ahead, in seconds of its own time, at most `cap` (what the buffer holds, or what the next
+kernels need at all). One kernel that is `busy` seconds and needs `feed` seconds of the port:
+
+    stall = max(0, feed - busy - lead)        lead' = min(cap, max(0, lead + busy - feed))
+
+which is Lindley's recursion for a queue with a finite buffer (D. V. Lindley, 1952; the two-sided
+reflection of Kruk et al., 2007). What a run of kernels does to the lead and how long it stalls has
+the form
+
+    lead' = min(high, max(low, lead + gain))      stalls = least + max(0, edge - lead)
+
+and two such runs, one after the other, have it again (`then`), as has a run repeated n times
+(`repeated`). So a step of thousands of kernels is folded pairwise, in arrays, without a loop; and
+the lead with which a step that is repeated for ever begins (`stalls_of_cycle`) is known as well.
+The form is exact: where low < high every lead in between passes without touching either bound, so
+that edge = low - gain, and where low = high it no longer matters how the run began.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Run(NamedTuple):
+    """A run of kernels, or arrays of runs; all numbers are seconds of the port's time."""
+
+    gain: Any
+    low: Any
+    high: Any
+    least: Any
+    edge: Any
+
+
+NOTHING = (0.0, 0.0, 1e12, 0.0, 0.0)  # the run that changes nothing: a lead is never negative
+
+
+def one(slack: Any, cap: Any) -> Run:
+    """One kernel with `slack` = busy - feed, that the port may leave `cap` ahead."""
+    zero = 0.0 * (slack + cap)
+    return Run(gain=slack + zero, low=zero, high=cap + zero, least=zero, edge=zero - slack)
+
+
+def then(first: Run, second: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
+    """`first` and afterwards `second`."""
+    over_high = _positive(second.edge - first.high, xp, rounding)
+    over_low = _positive(second.edge - first.low, xp, rounding)
+    return Run(
+        gain=first.gain + second.gain,
+        low=_within(first.low + second.gain, second, xp),
+        high=_within(first.high + second.gain, second, xp),
+        least=first.least + second.least + over_high,
+        edge=first.edge + over_low - over_high,
+    )
+
+
+def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
+    """The runs along the last axis, whose length is a power of two, one after the other."""
+    while runs.gain.shape[-1] > 1:
+        evens = Run(*[field[..., 0::2] for field in runs])
+        odds = Run(*[field[..., 1::2] for field in runs])
+        runs = then(evens, odds, xp, rounding)
+    return Run(*[field[..., 0] for field in runs])
+
+
+def folded_one_by_one(runs: Run) -> Run:
+    """`folded` for a few runs of plain numbers, where NumPy's calls would take longer."""
+    gain, low, high, least, edge = NOTHING
+    for more, floor, cap, stall, start in zip(*(field.tolist() for field in runs), strict=True):
+        over_high, over_low = max(0.0, start - high), max(0.0, start - low)
+        gain, low, high = gain + more, low + more, high + more
+        low = cap if low > cap else max(floor, low)
+        high = cap if high > cap else max(floor, high)
+        least, edge = least + stall + over_high, edge + over_low - over_high
+    return Run(gain, low, high, least, edge)
+
+
+def repeated(run: Run, times: Any, xp: Any = np) -> Run:
+    """The same run `times` over (at least 1).
+
+    From the largest lead the run is entered with high, then high + gain, …, down to low; from the
+    smallest with low, low + gain, …, up to high. Below `low - gain` each missing second of lead is
+    a second of stall, so that the stalls on the way down are what is lost less what was there.
+    """
+    gain, low, high, least, edge = run
+    more = times - 1
+    lowest = _within(low + more * gain, run, xp)
+    highest = _within(high + more * gain, run, xp)
+    forgets = low >= high  # where it begins does not matter: all repeats after the first are alike
+    downhill = xp.where(gain < 0, highest - high - more * gain, 0.0)
+    from_high = xp.where(forgets, more * _positive(edge - high, xp, 0.0), downhill)
+    from_low = more * _positive(edge - low, xp, 0.0)
+    total = times * least + from_high
+    return Run(
+        gain=times * gain,
+        low=lowest,
+        high=highest,
+        least=total,
+        edge=times * least + edge + from_low - total,
+    )
+
+
+def stalls_of_cycle(run: Run, xp: Any = np, rounding: Any = 0.0) -> Any:
+    """Seconds of stall in one of many repeats: the lead has settled where a repeat leaves it."""
+    lead = xp.where(run.gain >= 0, run.high, run.low)
+    return run.least + _positive(run.edge - lead, xp, rounding)
+
+
+def _within(x: Any, run: Run, xp: Any) -> Any:
+    return xp.minimum(run.high, xp.maximum(run.low, x))
+
+
+def _positive(x: Any, xp: Any, rounding: Any) -> Any:
+    """max(0, x); with rounding r > 0 (x + sqrt(x² + r²)) / 2, which is nowhere less."""
+    if isinstance(rounding, float) and rounding == 0.0:
+        return xp.maximum(x, 0.0)
+    return 0.5 * (x + xp.sqrt(x * x + rounding * rounding))

@@ -1,0 +1,98 @@
+"""What of a prediction does not depend on the system's numbers, made once and kept.
+
+A `Plan` is a schedule with its bytes summed up by port: a memory's port carries its own bytes and
+those of every slower memory behind it that is reached in the same way. It is kept for as long as
+its work and its placement live.
+"""
+
+import functools
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emu.placement import Placement
+from emu.schedule import Schedule, schedule
+from emu.work import Work
+
+_FEW = 150  # rows that are folded faster one by one than pairwise in arrays
+
+
+class Plan(NamedTuple):
+    """What of a (work, placement) does not depend on the system's numbers."""
+
+    schedule: Schedule
+    through: Any  # [memories, memories]: bytes of row's memory pass column's port
+    all_bytes: Any  # [rows, memories]: through each port
+    ahead_at_begin: Any
+    ahead_at_end: Any
+    off_chip: tuple[int, ...]  # ports that fetch weights ahead
+    at_run: Any  # [rows, memories]: bytes through each port when a kernel runs, not ahead of it
+    touched: Any  # [rows, memories]: whether it is waited for, which weights read ahead are not
+    faster: Any  # [memories, memories]: the row's memory buffers in the column's
+    longest: int  # rows in a run, filled up to a power of two
+    run_repeats: Any  # filled up to a power of two
+    many: bool  # too many rows and runs to go through one by one
+    traffic: dict[str, int]
+    notes: tuple[str, ...]
+
+
+_Key = tuple[int, int, int | None]
+_plans: dict[_Key, tuple[weakref.ref[Work], weakref.ref[Placement], Plan]] = {}
+
+
+def plan_of(work: Work, placement: Placement, depth: int | None) -> Plan:
+    """The plan of a placed work, for a stack that looks `depth` kernels ahead (None: any)."""
+    key = (id(work), id(placement), depth)
+    kept = _plans.get(key)
+    if kept is not None and kept[0]() is work and kept[1]() is placement:
+        return kept[2]
+    plan = _planned(work, placement, depth)
+    forget = functools.partial(_forget, key)
+    _plans[key] = (weakref.ref(work, forget), weakref.ref(placement, forget), plan)
+    return plan
+
+
+def _forget(key: _Key, _: object) -> None:
+    _plans.pop(key, None)
+
+
+def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
+    of = schedule(work, placement, depth)
+    memories = placement.system.chip.memories
+    through = np.array(
+        [
+            [float(j <= i and memories[j].mechanism == m.mechanism) for j in range(len(memories))]
+            for i, m in enumerate(memories)
+        ]
+    )
+    repeats = np.ones(_power_of_two(len(of.runs)))
+    repeats[: len(of.runs)] = [run.repeats for run in of.runs]
+    carried = of.bytes @ through
+    off_chip = tuple(
+        i
+        for i, m in enumerate(memories)
+        if m.placement == "off-chip" and depth != 0 and carried[0, :, i].any()
+    )
+    at_run = np.array([i not in off_chip for i in range(len(memories))], np.float64)
+    moved = of.calls * (of.repeats @ of.bytes.sum(0)) * placement.system.chips
+    return Plan(
+        schedule=of,
+        through=through,
+        all_bytes=carried.sum(0),
+        ahead_at_begin=of.ahead_at_begin @ through,
+        ahead_at_end=of.ahead_at_end @ through,
+        off_chip=off_chip,
+        at_run=carried[1:].sum(0) + carried[0] * at_run,
+        touched=(of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).astype(np.float64),
+        faster=through - np.eye(len(memories)),
+        longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
+        run_repeats=repeats,
+        many=len(of.rows) + len(of.runs) > _FEW,
+        traffic={m.name: round(float(n)) for m, n in zip(memories, moved, strict=True)},
+        notes=(*of.notes, *placement.notes),
+    )
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()

@@ -1,0 +1,307 @@
+"""The clock: how long a placed work takes on a system.
+
+Kernels run one after the other. One kernel keeps its chip busy for
+
+    busy = max(FLOPs ÷ peak, bytes through each memory's port ÷ its bandwidth, weight bytes ÷ the
+               rate at which they can enter the compute units)
+
+where the port of a memory carries its own bytes and those of every slower memory behind it: what
+comes from HBM passes through the SRAM. Weights' addresses are known ahead, so that off-chip ports
+fetch them while earlier kernels run, as many kernels ahead as the stack does and as many bytes as
+the faster memories hold; what is missing when a kernel needs it is a stall (`emu.lookahead`). The
+launch of a kernel and the latency that the stack leaves exposed come before its `busy`, collectives
+(`emu.exchanges`) are kernels of their own. So
+
+    step = per step + Σ (launch + exposed latency + busy) + stalls
+
+With several off-chip memories each port keeps its own lead, and the one with the most stalls
+decides. The step is taken to be one of many alike, so that its first weights are fetched at the end
+of the step before. Nothing is faster than bytes ÷ bandwidth of any port, or FLOPs ÷ peak.
+
+It is one expression over arrays with a row a kernel (`emu.schedule`), in NumPy for plain numbers
+and in JAX where a number is traced. Not modelled: two kernels at a time, contention between
+prefetched and resident bytes for the on-chip memory's space.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emu import exchanges, lookahead
+from emu.breakdown import breakdown
+from emu.chips import Chip, Memory
+from emu.clocked import Clocked
+from emu.errors import EmuError
+from emu.lookahead import NOTHING
+from emu.placement import Placement
+from emu.planning import Plan, plan_of
+from emu.schedule import Schedule
+from emu.spans import build_spans
+from emu.system import System
+from emu.timeline import Timeline
+from emu.work import Work
+
+_NUMBERS = (int, float, np.number)
+
+
+def predict(work: Work, system: System, placement: Placement, *, smooth: float = 0.0) -> Timeline:
+    """One step's seconds, breakdown, traffic and energy.
+
+    Args:
+      work: from `emu.trace`.
+      system: its numbers may be traced by `jax.vmap`, `jax.grad` or `jax.jit`; its chip's memories
+        and its degrees must be those that the work was placed on.
+      placement: from `emu.place`, of this work or of one with the same leaves.
+      smooth: 0 is exact; above, maxima become p-norms with p = 1/smooth and stalls begin softly, so
+        that gradients see what almost binds. Never less than the exact time.
+
+    Computes in float64 whatever JAX's flags say, and changes none of them.
+
+    Raises:
+      EmuError: a work or system that is not the placement's, a peak that the chip does not state,
+        a replica of several chips.
+    """
+    if not 0.0 <= smooth < 1.0:
+        raise EmuError(f"predict: smooth must be from 0 to below 1, not {smooth}")
+    _check(system, placement)
+    plan = plan_of(work, placement, system.software.prefetch_kernels)
+    if _is_plain(system):
+        return _timeline(plan, system, np, smooth)
+    return _traced(plan, system, smooth)
+
+
+def _traced(plan: Plan, system: System, smooth: float) -> Timeline:
+    """In JAX and in float64.
+
+    The transpose of an operation is made after the scope of `enable_x64` has been left, where no
+    array of float64 can be: the pullback is therefore called inside one of its own. Where the
+    caller has enabled float64, JAX differentiates as it likes, forwards too.
+    """
+    numbers, structure = jax.tree_util.tree_flatten(system)
+
+    def timeline(*numbers: Any) -> Timeline:
+        wide = [jnp.asarray(number, jnp.float64) for number in numbers]
+        return _timeline(plan, jax.tree_util.tree_unflatten(structure, wide), jnp, smooth)
+
+    if jnp.result_type(float) == jnp.float64:
+        return timeline(*numbers)
+
+    def forwards(*numbers: Any) -> Any:
+        with jax.enable_x64(True):
+            return jax.vjp(timeline, *numbers)
+
+    def backwards(pullback: Any, cotangent: Any) -> Any:
+        with jax.enable_x64(True):
+            return pullback(cotangent)
+
+    scoped = jax.custom_vjp(timeline)
+    scoped.defvjp(forwards, backwards)
+    with jax.enable_x64(True):
+        return scoped(*numbers)
+
+
+def _is_plain(system: System) -> bool:
+    """Whether all numbers that the clock uses are plain, none traced."""
+    chip, stack = system.chip, system.software
+    used = [m.bandwidth_bytes_per_s for m in chip.memories]
+    used += [m.latency_s for m in chip.memories] + [m.capacity_bytes for m in chip.memories]
+    used += [stack.per_step_s, stack.per_kernel_s, stack.prefetch_bytes, stack.exposed_latency]
+    used += [stack.on_chip_share, stack.off_chip_share, stack.compute_share]
+    used += chip.peak_flops_per_s.values()
+    used += [n for n in (chip.weight_entry_bytes_per_s, chip.power_w) if n is not None]
+    for link in chip.links:
+        used += [link.bandwidth_bytes_per_s, link.latency_s, *link.small_allreduce_s.values()]
+    return all(isinstance(number.value, _NUMBERS) for number in used)
+
+
+def _check(system: System, placement: Placement) -> None:
+    placed = placement.system
+    if any(link.scope == "on-chip" for link in system.chip.links):
+        raise EmuError(
+            f"predict: {system.chip.name} is limited by the mesh between its own cores, which is "
+            "not modelled yet: bytes over bandwidth would be hundreds of times too fast"
+        )
+    if system.chips_per_replica > 1:
+        raise EmuError(
+            f"predict: {system.chips_per_replica} chips share one copy of the weights, and works "
+            "are not spread over chips yet: trace what one chip does (jax.shard_map) and predict "
+            "it on one"
+        )
+    if placed is system:
+        return
+    for name in ("chips", "tensor", "pipeline", "expert", "data"):
+        if getattr(placed, name) != getattr(system, name):
+            raise EmuError(
+                f"predict: the work was placed with {name}={getattr(placed, name)} and the system "
+                f"has {name}={getattr(system, name)}: place it on this system"
+            )
+    here = [(m.name, m.placement) for m in system.chip.memories]
+    if here != [(m.name, m.placement) for m in placed.chip.memories]:
+        raise EmuError(
+            f"predict: the work was placed on {placed.chip.name!r}, whose memories are not those "
+            f"of {system.chip.name!r}: place it on this system"
+        )
+
+
+def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
+    clocked = clock(plan, system, xp, smooth)
+    power = system.chip.power_w
+    build = None
+    if xp is np:
+        build = functools.partial(build_spans, plan.schedule, system, clocked)
+    return Timeline(
+        seconds=clocked.seconds,
+        breakdown=breakdown(plan.schedule, system, clocked, xp),
+        traffic=plan.traffic,
+        energy_j=None if power is None else power.value * system.chips * clocked.seconds,
+        notes=plan.notes,
+        build_spans=build,
+    )
+
+
+def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Clocked:
+    """The seconds of a plan's rows, and of the whole step."""
+    of, chip, stack = plan.schedule, system.chip, system.software
+    bandwidth = _row(xp, [_bandwidth(m, system) for m in chip.memories])
+    compute = of.flops @ _row(xp, [1.0 / (f * stack.compute_share.value) for f in _peaks(of, chip)])
+    ports = plan.at_run / bandwidth
+    all_ports = plan.all_bytes / bandwidth
+    exchange = sum(
+        (
+            exchanges.seconds(chip, kind, group, of.collective_bytes[:, i], xp)
+            for i, (kind, group) in enumerate(of.collectives)
+        ),
+        np.zeros(len(of.rows)),
+    )
+    entry = _entry(of, chip)
+    busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry])
+    needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry])
+    before = of.launched * stack.per_kernel_s.value + stack.exposed_latency.value * _latency(
+        plan, chip, xp
+    )
+    alone = of.calls * (of.repeats @ (before + busy))
+    feeds = {}
+    waits = {}
+    for j in plan.off_chip:
+        buffer = xp.minimum(
+            stack.prefetch_bytes.value,
+            _row(xp, [m.capacity_bytes.value for m in chip.memories]) @ plan.faster[j],
+        )
+        feed = all_ports[:, j]
+        caps = [
+            xp.minimum(ahead[:, j], buffer) / bandwidth[j]
+            for ahead in (plan.ahead_at_begin, plan.ahead_at_end)
+        ]
+        feeds[j] = (feed, caps[0], caps[1])
+        rounding = smooth * alone / (of.calls * of.repeats.sum()) if smooth else 0.0
+        waits[j] = of.calls * _stalls(plan, before, busy - feed, caps, xp, rounding)
+    waited = functools.reduce(xp.maximum, waits.values(), 0.0 * alone)
+    return Clocked(
+        seconds=stack.per_step_s.value + alone + waited,
+        before=before,
+        busy=busy,
+        compute=compute,
+        exchange=exchange,
+        needed=needed,
+        by_kind=xp.sum(of.bytes / bandwidth, axis=-1),
+        at_run=ports,
+        feeds=feeds,
+        waits=waits,
+    )
+
+
+def _stalls(
+    plan: Plan, before: Any, slack: Any, caps: Sequence[Any], xp: Any, rounding: Any
+) -> Any:
+    """Stalls on one port in one of the schedule's calls."""
+    kernels = lookahead.then(
+        lookahead.one(before, caps[0]), lookahead.one(slack, caps[1]), xp, rounding
+    )
+    if xp is np and not plan.many and not rounding:
+        each = [
+            lookahead.folded_one_by_one(lookahead.Run(*[f[run.start : run.stop] for f in kernels]))
+            for run in plan.schedule.runs
+        ]
+        few = lookahead.repeated(
+            lookahead.Run(*np.array(each).T), plan.run_repeats[: len(each)], np
+        )
+        return lookahead.stalls_of_cycle(lookahead.folded_one_by_one(few), np)
+    laid = lookahead.Run(
+        *[
+            _laid_out(plan, field, nothing, xp)
+            for field, nothing in zip(kernels, NOTHING, strict=True)
+        ]
+    )
+    runs = lookahead.repeated(lookahead.folded(laid, xp, rounding), plan.run_repeats, xp)
+    return lookahead.stalls_of_cycle(lookahead.folded(runs, xp, rounding), xp, rounding)
+
+
+def _laid_out(plan: Plan, field: Any, nothing: float, xp: Any) -> Any:
+    """Rows [rows] as [runs, longest], filled up with runs that change nothing."""
+    lines = [
+        xp.concatenate(
+            (field[run.start : run.stop], np.full(plan.longest - run.stop + run.start, nothing))
+        )
+        for run in plan.schedule.runs
+    ]
+    lines += [np.full(plan.longest, nothing)] * (len(plan.run_repeats) - len(lines))
+    return xp.stack(lines)
+
+
+def _bandwidth(memory: Memory, system: System) -> Any:
+    return memory.bandwidth_bytes_per_s.value * system.software.share_of(memory.placement)
+
+
+def _peaks(of: Schedule, chip: Chip) -> list[Any]:
+    """FLOP/s for each of the schedule's kinds.
+
+    Elementwise arithmetic in a dtype that the chip states no peak for is taken to go at the lowest
+    that it states.
+    """
+    peaks = []
+    for dtype, dot in of.flop_kinds:
+        try:
+            peaks.append(chip.peak(dtype).value)
+        except EmuError:
+            if dot or not chip.peak_flops_per_s:
+                raise
+            stated = [peak.value for peak in chip.peak_flops_per_s.values()]
+            peaks.append(functools.reduce(_lower, stated))
+    return peaks
+
+
+def _lower(a: Any, b: Any) -> Any:
+    plain = isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS)
+    return min(a, b) if plain else jnp.minimum(a, b)
+
+
+def _entry(of: Schedule, chip: Chip) -> list[Any]:
+    """Seconds in which each row's stored operands enter the compute units."""
+    rate = chip.weight_entry_bytes_per_s
+    return [] if rate is None else [of.bytes[:2].sum((0, 2)) / rate.value]
+
+
+def _latency(plan: Plan, chip: Chip, xp: Any) -> Any:
+    """The longest latency of the memories that a row reads when it runs."""
+    latency = _row(xp, [m.latency_s.value for m in chip.memories])
+    return xp.max(plan.touched * latency, axis=-1)
+
+
+def _row(xp: Any, numbers: list[Any]) -> Any:
+    if xp is np:
+        return np.array(numbers, np.float64)
+    return jnp.stack([jnp.asarray(n, jnp.float64) for n in numbers]) if numbers else np.zeros(0)
+
+
+def _greatest(xp: Any, smooth: float, terms: Sequence[Any]) -> Any:
+    """The maximum of the terms, or their p-norm with p = 1/smooth, which is never less."""
+    most = functools.reduce(xp.maximum, terms)
+    if not smooth:
+        return most
+    scale = xp.where(most > 0, most, 1.0)
+    total = sum((term / scale) ** (1.0 / smooth) for term in terms)
+    return xp.where(most > 0, scale * xp.where(total > 0, total, 1.0) ** smooth, 0.0)

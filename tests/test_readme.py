@@ -1,0 +1,31 @@
+"""What the README shows works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"layers/\*/kernel x2 +(llc|l2)", done.stdout)
+    assert re.search(r"\d ms \(p10", done.stdout)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^):]+)\)|(experiments/[\w/]+\.\w+)", README))
+def test_the_files_it_names_are_there(path):
+    assert (ROOT / next(filter(None, path))).exists()
+
+
+def test_the_make_targets_it_names_are_there():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"make (\w+)", README)) <= set(targets)
