@@ -1,7 +1,11 @@
-"""Causal attention of T new tokens over all the tokens in the cache, the new ones included.
+"""Causal attention of T new tokens over the tokens in the cache, the new ones included.
 
 One token of one sequence goes through `kernels.attend` where that is built, which reads only the
 slots in use; anything else reads every slot and masks.
+
+A window's cache may be a ring: token p lies in slot p mod slots, and a slot is known to hold the
+last token that can have been written there. With at least `window + T - 1` slots no token that one
+of the T new ones attends to has been overwritten, nor is one when the last T are taken back.
 """
 
 import math
@@ -11,69 +15,170 @@ import jax.numpy as jnp
 
 import kernels
 from models import rope
+from models.slots import ScaledSlots, Slots, encode, slot_count, widen
 
 
 def append_and_attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    keys: Slots,
+    values: Slots,
     position: jax.Array,
-    angles: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    angles: jax.Array | None,
+    *,
+    window: int | None = None,
+    chunked: bool = False,
+    sinks: jax.Array | None = None,
+) -> tuple[jax.Array, Slots, Slots]:
     """Rotate the new tokens' q and k, write k and v into the cache, and attend from each token.
 
     Args:
       q: float32 [B, T, heads, head_width].
       k, v: float32 [B, T, kv_heads, head_width].
-      keys, values: the cache, [B, kv_heads, length, head_width].
+      keys, values: the cache, [B, kv_heads, slots, head_width].
       position: int32 [B], tokens that each sequence holds so far.
-      angles: float32 [2, B, T, head_width / 2], from `rope.angles`.
+      angles: float32 [2, B, T, turning / 2], from `rope.angles`; None: nothing turns.
+      window: tokens that each one attends to, itself included; None: all.
+      chunked: it does not slide; contexts are cut into chunks of `window`.
+      sinks: float32 [heads], logits that take a share of attention and give nothing.
 
     Returns:
       float32 [B, T, heads, head_width], and the cache with T tokens more.
     """
-    if q.shape[:2] == (1, 1) and kernels.native():
-        mixed, keys, values = kernels.attend(
-            q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
-        )
-        return mixed[None, None], keys, values
-    k = rope.rotate(k, angles)
-    keys, values = _append(keys, k, position), _append(values, v, position)
-    return _attend(rope.rotate(q, angles), keys, values, position), keys, values
+    if window is None and sinks is None and q.shape[:2] == (1, 1) and kernels.native():
+        done = _natively(q, k, v, keys, values, position, angles)
+        if done is not None:
+            return done
+    q, k = rope.rotate(q, angles), rope.rotate(k, angles)
+    keys, values = append(keys, values, k, v, position, ring=window is not None)
+    seen = seen_slots(position, q.shape[1], slot_count(keys), window, chunked=chunked)
+    return attend(q, keys, values, seen, sinks), keys, values
 
 
-def _append(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    new = new.swapaxes(1, 2).astype(slots.dtype)
-    if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
-        return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
-    return jax.vmap(_write)(slots, new, position)
+def append(
+    keys: Slots,
+    values: Slots,
+    k: jax.Array,
+    v: jax.Array,
+    position: jax.Array,
+    *,
+    ring: bool = False,
+) -> tuple[Slots, Slots]:
+    """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
+    write = _write_in_ring if ring else _write
+
+    def written(slots: Slots, new: jax.Array) -> Slots:
+        both: Slots = jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
+        return both
+
+    return written(keys, k), written(values, v)
 
 
-def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice(slots, new, (0, position, 0))
+def seen_slots(
+    position: jax.Array,
+    tokens: int,
+    slots: int,
+    window: int | None = None,
+    *,
+    chunked: bool = False,
+) -> jax.Array:
+    """Which slots each of T new tokens attends to: bool [B, 1, 1, T, slots]."""
+    asking = (position[:, None] + jnp.arange(tokens))[:, None, None, :, None]
+    if window is None:
+        return jnp.arange(slots) <= asking
+    last = (position + tokens - 1)[:, None]
+    held = last - (last - jnp.arange(slots)) % slots  # [B, slots], the token in each
+    held = held[:, None, None, None, :]
+    near = held // window == asking // window if chunked else held > asking - window
+    return (held >= 0) & (held <= asking) & near
 
 
-def _attend(q: jax.Array, keys: jax.Array, values: jax.Array, position: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array,
+    keys: Slots,
+    values: Slots,
+    seen: jax.Array,
+    sinks: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention.
+
+    Args:
+      q: float32 [B, T, heads, head_width].
+      keys: [B, kv_heads, slots, head_width].
+      values: [B, kv_heads, slots, value_width].
+      seen: bool [B, 1, 1, T, slots], which slots each token attends to.
+      sinks: float32 [heads], logits beside the slots', which take a share and give nothing.
+
+    Returns:
+      float32 [B, T, heads, value_width].
+    """
     batch, tokens, heads, width = q.shape
-    kv_heads, length = keys.shape[1:3]
+    kv_heads = jax.tree.leaves(keys)[0].shape[1]
     grouped = q.reshape(batch, tokens, kv_heads, heads // kv_heads, width)
     scores = jnp.einsum(
         "btkgw,bklw->bkgtl",
         grouped,
-        keys.astype(jnp.float32),
+        widen(keys),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    last_seen = position[:, None] + jnp.arange(tokens)  # [B, T]
-    seen = jnp.arange(length) <= last_seen[:, None, None, :, None]
-    shares = jax.nn.softmax(jnp.where(seen, scores / math.sqrt(width), -jnp.inf), axis=-1)
+    scores = jnp.where(seen, scores / math.sqrt(width), -jnp.inf)
+    if sinks is None:
+        shares = jax.nn.softmax(scores, axis=-1)
+    else:
+        beside = jnp.broadcast_to(sinks.reshape(kv_heads, -1, 1, 1), (*scores.shape[:-1], 1))
+        shares = jax.nn.softmax(jnp.concatenate([scores, beside], axis=-1), axis=-1)[..., :-1]
     mixed = jnp.einsum(
         "bkgtl,bklw->btkgw",
         shares,
-        values.astype(jnp.float32),
+        widen(values),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    return mixed.reshape(batch, tokens, heads, width)
+    return mixed.reshape(batch, tokens, heads, mixed.shape[-1])
+
+
+def _natively(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    keys: Slots,
+    values: Slots,
+    position: jax.Array,
+    angles: jax.Array | None,
+) -> tuple[jax.Array, Slots, Slots] | None:
+    """One token through `kernels.attend`; None where it lacks the type or the rotation."""
+    if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
+        return None
+    if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):
+        return None
+    if not {keys.dtype, values.dtype} <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
+        return None
+    mixed, keys, values = kernels.attend(
+        q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
+    )
+    return mixed[None, None], keys, values
+
+
+def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    new = new.swapaxes(1, 2)
+    if slots.shape[0] == 1:  # a plain slice update stays in place; a batched one is a scatter
+        return jax.lax.dynamic_update_slice(slots, new, (0, 0, position[0], 0))
+    return jax.vmap(_write_one)(slots, new, position)
+
+
+def _write_one(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(slots, new, (0, position, 0))
+
+
+def _write_in_ring(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    count = slots.shape[2]
+    if new.shape[1] == 1:
+        return _write(slots, new, position % count)
+    places = (position[:, None] + jnp.arange(new.shape[1])) % count  # [B, T]
+    return jax.vmap(_scatter)(slots, places, new)
+
+
+def _scatter(slots: jax.Array, places: jax.Array, new: jax.Array) -> jax.Array:
+    return slots.at[:, places].set(new.swapaxes(0, 1))

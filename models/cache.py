@@ -3,6 +3,10 @@
 A sequence's tokens take slots 0, 1, 2, … of its row, and `position` is how many it holds. A step
 writes at `position` and moves it on; slots behind it are never read, so taking tokens back (as
 speculative decoding does with rejected ones) is only a smaller `position`.
+
+Layers with a window need not keep what lies before it. A cache that is told how many tokens come
+`at_once` gives them rings of `window + at_once - 1` slots, in which old tokens are overwritten;
+then no more than the last `at_once` tokens can be taken back.
 """
 
 import dataclasses
@@ -12,36 +16,83 @@ import jax.numpy as jnp
 
 from models.config import DecoderConfig
 from models.errors import ModelError
+from models.layer_kinds import LayerKind
+from models.slots import Slots, new_slots, slot_count
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KVCache:
-    """Keys and values of every layer, and how many tokens each sequence holds."""
+    """Keys and values of every layer, and how many tokens each sequence holds.
 
-    keys: tuple[jax.Array, ...]  # per layer [batch, kv_heads, length, head_width]
-    values: tuple[jax.Array, ...]  # per layer [batch, kv_heads, length, head_width]
+    For scanned layers there is one leaf for each group of layers, stacked on a leading axis.
+    """
+
+    keys: tuple[Slots, ...]  # per layer [batch, kv_heads, slots, head_width]
+    values: tuple[Slots, ...]  # per layer the same; latents [batch, 1, slots, rank] for MLA
     position: jax.Array  # int32 [batch], tokens held
+    at_once: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def length(self) -> int:
-        """Slots per sequence."""
-        return int(self.keys[0].shape[2])
+        """Slots per sequence, in the layers that have the most."""
+        return max(slot_count(keys) for keys in self.keys)
 
     def rewind(self, position: jax.Array) -> "KVCache":
         """The same cache, holding only the first `position` [batch] tokens."""
         return dataclasses.replace(self, position=position.astype(jnp.int32))
 
+    def moved(self, keys: tuple[Slots, ...], values: tuple[Slots, ...], tokens: int) -> "KVCache":
+        """The cache after `tokens` more, which these keys and values hold."""
+        position = self.position + tokens
+        return dataclasses.replace(self, keys=keys, values=values, position=position)
+
+    def check_room(self, tokens: int) -> None:
+        """Raises ModelError if so many tokens at once would overwrite what they attend to."""
+        if self.at_once is not None and tokens > self.at_once:
+            raise ModelError(
+                f"cache: {tokens} tokens at once, and it was made for {self.at_once}; "
+                f"pass fewer, or make the cache with at_once={tokens}"
+            )
+
 
 def new_cache(
-    config: DecoderConfig, *, batch: int, length: int, dtype: jax.typing.DTypeLike = jnp.float32
+    config: DecoderConfig,
+    *,
+    batch: int,
+    length: int,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    at_once: int | None = None,
+    scanned: bool = False,
 ) -> KVCache:
-    """An empty cache of `length` slots for each of `batch` sequences."""
+    """An empty cache of `length` slots for each of `batch` sequences.
+
+    `dtype`: float32, bfloat16, float8_e4m3fn, or int8 (which has a scale for each vector).
+    `at_once`: the most tokens that a step will append; lets layers with a window keep little more
+    than the window. `scanned`: for weights whose layers are stacked.
+    """
     if batch < 1 or length < 1:
         raise ModelError(f"cache: batch ({batch}) and length ({length}) must be at least 1")
-    shape = (batch, config.kv_heads, length, config.head_width)
+    if at_once is not None and at_once < 1:
+        raise ModelError(f"cache: at_once ({at_once}) must be at least 1")
+
+    def slots(kind: LayerKind) -> int:
+        if kind.window is None or at_once is None:
+            return length
+        return min(length, kind.window + at_once - 1)
+
+    layers: list[tuple[tuple[int, ...], int]]
+    if scanned:
+        groups = [group for run in config.runs for group in run.groups]
+        layers = [((len(group.layers), batch), slots(group.kind)) for group in groups]
+    else:
+        layers = [((batch,), slots(kind)) for kind in config.kinds]
+    heads, key_width, value_width = config.kv_heads, config.head_width, config.head_width
+    if config.latent is not None:
+        heads, key_width, value_width = 1, config.latent.rope_width, config.latent.rank
     return KVCache(
-        keys=tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)),
-        values=tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)),
+        keys=tuple(new_slots((*outer, heads, n, key_width), dtype) for outer, n in layers),
+        values=tuple(new_slots((*outer, heads, n, value_width), dtype) for outer, n in layers),
         position=jnp.zeros((batch,), jnp.int32),
+        at_once=at_once,
     )

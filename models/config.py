@@ -1,42 +1,51 @@
-"""The numbers that make one decoder a Llama, a Qwen2 or a Qwen3.
+"""The numbers that make one decoder a Llama, a Gemma 3 or a StarCoder2.
 
 One frozen record drives `models.decoder`; loaders fill it from a GGUF header or a config.json.
+What only some families have stands at its end, with defaults that leave it out.
 """
 
 import dataclasses
+import functools
 
+from models.activations import ACTIVATIONS, GATED_ONLY
 from models.errors import ModelError
+from models.experts_config import Experts
+from models.latent_config import Latent
+from models.layer_kinds import LayerKind, Run, runs_of
+from models.rope_config import Rope, RopeScaling, Scaling
+
+__all__ = ["DecoderConfig", "LocalLayers", "RopeScaling"]
+
+_SIZES = (
+    "vocab_size",
+    "layers",
+    "width",
+    "heads",
+    "kv_heads",
+    "head_width",
+    "mlp_width",
+    "max_context",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """Llama 3's stretching of the rotary wavelengths (arXiv 2407.21783, and Meta's reference code).
+class LocalLayers:
+    """Layers that attend to the last tokens only, among ones that attend to all."""
 
-    Wavelengths above `original_context / low_frequency_factor` are stretched by `factor`, those
-    below `original_context / high_frequency_factor` are kept, and between the two it is blended.
-    """
-
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_context: int
+    window: int  # tokens, the attending one included
+    pattern: tuple[bool, ...] = (True,)  # which layers are local; repeated over all of them
+    rope_theta: float | None = None  # theirs, unscaled, where it is not the others'
+    chunked: bool = False  # the context is cut into chunks of `window`; no window slides
+    others_have_rope: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 1 and 0 < self.low_frequency_factor < self.high_frequency_factor):
-            raise ModelError(
-                f"config: RoPE scaling must have factor >= 1 and 0 < low < high frequency factor, "
-                f"not {self.factor}, {self.low_frequency_factor}, {self.high_frequency_factor}"
-            )
-        if self.original_context < 1:
-            raise ModelError(
-                f"config: RoPE scaling's original context must be at least 1, "
-                f"not {self.original_context}"
-            )
+        if not self.pattern:
+            raise ModelError("config: the pattern of local layers must not be empty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder of the Llama family: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
+    """A decoder with RoPE; in each layer attention, grouped or latent, and an MLP or experts."""
 
     vocab_size: int
     layers: int
@@ -48,22 +57,32 @@ class DecoderConfig:
     max_context: int
     tied_embeddings: bool
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     norm_epsilon: float = 1e-5
     attention_bias: bool = False  # on q, k and v, as Qwen2 has it
     qk_norm: bool = False  # RMSNorm over each head's q and k, as Qwen3 has it
+    qk_norm_over_heads: bool = False  # over all heads at once, as MiniMax-M2 has it
+    plain_qk_norm: bool = False  # over each head that turns, unscaled, as Llama 4 has it
+    output_bias: bool = False  # on attention's o, as StarCoder2 has it
+    mlp_bias: bool = False
+    layer_norm: bool = False  # LayerNorm instead of RMSNorm
+    norm_bias: bool = True  # LayerNorm's
+    parallel: bool = False  # attention and MLP read the same norm, as PaLM's do
+    output_norms: bool = False  # attention and MLP are normalised behind too, as Gemma 3's are
+    activation: str = "silu"
+    gated: bool = True  # the MLP multiplies activation(gate) with up; otherwise activation(up)
+    embedding_factor: float = 1.0  # on what the embedding gives, not on the head that it is tied to
+    query_factor: float = 1.0  # on q, beyond the usual 1 / sqrt(head_width)
+    query_growth: float = 0.0  # without RoPE, q × (1 + growth × log(1 + ⌊(position + 1) / tokens⌋))
+    query_growth_tokens: int = 8192
+    rope_width: int | None = None  # channels of a head that turn; None: all
+    sinks: bool = False  # a learnt logit for each head, which takes its share of attention
+    local: LocalLayers | None = None
+    experts: Experts | None = None
+    latent: Latent | None = None
 
     def __post_init__(self) -> None:
-        for field in (
-            "vocab_size",
-            "layers",
-            "width",
-            "heads",
-            "kv_heads",
-            "head_width",
-            "mlp_width",
-            "max_context",
-        ):
+        for field in _SIZES:
             if getattr(self, field) < 1:
                 raise ModelError(f"config: {field} must be at least 1, not {getattr(self, field)}")
         if self.heads % self.kv_heads:
@@ -72,7 +91,60 @@ class DecoderConfig:
             )
         if self.head_width % 2:
             raise ModelError(f"config: head_width must be even for RoPE, not {self.head_width}")
-        if not self.rope_theta > 0:
-            raise ModelError(f"config: rope_theta must be positive, not {self.rope_theta}")
         if not self.norm_epsilon > 0:
             raise ModelError(f"config: norm_epsilon must be positive, not {self.norm_epsilon}")
+        known = [*ACTIVATIONS, *(GATED_ONLY if self.gated else ())]
+        if self.activation not in known:
+            raise ModelError(
+                f"config: activation must be one of {', '.join(known)}, not {self.activation!r}"
+            )
+        if self.rope_width is not None and self.rope_width > self.head_width:
+            raise ModelError(
+                f"config: rope_width ({self.rope_width}) is more than head_width "
+                f"({self.head_width})"
+            )
+        if self.latent is not None and self.latent.rope_width >= self.head_width:
+            raise ModelError(
+                f"config: latent attention turns {self.latent.rope_width} of {self.head_width} "
+                f"channels; some must not turn"
+            )
+        if self.query_growth_tokens < 1:
+            raise ModelError(
+                f"config: query_growth_tokens must be at least 1, not {self.query_growth_tokens}"
+            )
+        self.kind(0)  # checks the rotation and the window
+
+    @property
+    def rope(self) -> Rope:
+        """The rotation of the layers that attend to all tokens."""
+        width = self.head_width if self.rope_width is None else self.rope_width
+        if self.latent is not None:
+            width = self.latent.rope_width
+        return Rope(width=width, theta=self.rope_theta, scaling=self.rope_scaling)
+
+    def kind(self, layer: int) -> LayerKind:
+        """What layer number `layer` is."""
+        local, rope = self.local, self.rope
+        routed = self.experts is not None and self.experts.routes(layer)
+        if local is None:
+            return LayerKind(rope=rope, routed=routed)
+        if not local.pattern[layer % len(local.pattern)]:
+            return LayerKind(rope=rope if local.others_have_rope else None, routed=routed)
+        if local.rope_theta is not None:
+            rope = Rope(width=rope.width, theta=local.rope_theta)
+        return LayerKind(rope=rope, window=local.window, chunked=local.chunked, routed=routed)
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What each layer is."""
+        return tuple(self.kind(layer) for layer in range(self.layers))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The layers in runs that a scan can go over."""
+        return _runs(self)
+
+
+@functools.cache
+def _runs(config: DecoderConfig) -> tuple[Run, ...]:
+    return runs_of(config.kinds)

@@ -1,134 +1,110 @@
-"""The decoder, in Flax NNX: RMSNorm, grouped-query attention with RoPE, SwiGLU.
+"""The decoder, in Flax NNX: embedding, layers, final norm, head.
 
 Modules hold only weights; the cache goes in and comes out, so that a step is a pure function. All
 arithmetic is in float32, whatever the weights are stored in.
+
+The layers are a list, each with weights of its own; or scanned, with the weights of all layers of
+a group (`models.layer_kinds`) stacked on a leading axis, so that a program's size, and the time to
+trace it, does not grow with their number. Both compute the same.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models import rope
-from models.attention import append_and_attend
 from models.cache import KVCache
 from models.config import DecoderConfig
+from models.layer import Layer, ParallelLayer, layer
+from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
+from models.norms import norm
+from models.rope_config import Rope
+from models.slots import Slots
 
-
-class RMSNorm(nnx.Module):
-    """Scale to unit root mean square, then by a learnt factor (arXiv 1910.07467)."""
-
-    def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.epsilon = epsilon
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise the last axis of x."""
-        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(mean_square + self.epsilon) * self.scale[...]
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention over the cache."""
-
-    def __init__(self, config: DecoderConfig, dtype: str):
-        heads, kv = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q = Linear(config.width, heads, dtype, bias=config.attention_bias)
-        self.k = Linear(config.width, kv, dtype, bias=config.attention_bias)
-        self.v = Linear(config.width, kv, dtype, bias=config.attention_bias)
-        self.o = Linear(heads, config.width, dtype)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_width, config.norm_epsilon)
-            self.k_norm = RMSNorm(config.head_width, config.norm_epsilon)
-        self.config = config
-
-    def __call__(
-        self,
-        x: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
-        position: jax.Array,
-        angles: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
-        batch, tokens, _ = x.shape
-        q, k, v = (
-            y.reshape(batch, tokens, -1, self.config.head_width)
-            for y in products(x, self.q, self.k, self.v)
-        )
-        if self.config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        mixed, keys, values = append_and_attend(q, k, v, keys, values, position, angles)
-        (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
-        return out, keys, values
-
-
-class MLP(nnx.Module):
-    """SwiGLU (arXiv 2002.05202)."""
-
-    def __init__(self, config: DecoderConfig, dtype: str):
-        self.gate = Linear(config.width, config.mlp_width, dtype)
-        self.up = Linear(config.width, config.mlp_width, dtype)
-        self.down = Linear(config.mlp_width, config.width, dtype)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map x [B, T, width] to the same shape."""
-        gate, up = products(x, self.gate, self.up)
-        (out,) = products(jax.nn.silu(gate) * up, self.down)
-        return out
-
-
-class Layer(nnx.Module):
-    """One pre-norm block."""
-
-    def __init__(self, config: DecoderConfig, dtype: str):
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.attention = Attention(config, dtype)
-        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.mlp = MLP(config, dtype)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
-        position: jax.Array,
-        angles: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Carry x [B, T, width] through the block, and its cache on."""
-        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position, angles)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), keys, values
+Angles = dict[Rope | None, jax.Array | None]
 
 
 class Stack(nnx.Module):
     """The layers alone: hidden states in, hidden states out."""
 
-    def __init__(self, config: DecoderConfig, dtype: str = "float32"):
-        self.config = config
-        self.layers = nnx.List([Layer(config, dtype) for _ in range(config.layers)])
+    def __init__(self, config: DecoderConfig, *, scanned: bool = False):
+        self.config, self.scanned = config, scanned
+        self.layers: Any
+        if not scanned:
+            self.layers = nnx.List([layer(config, kind) for kind in config.kinds])
+        elif len(groups := [group for run in config.runs for group in run.groups]) == 1:
+            self.layers = layer(config, groups[0].kind)
+        else:
+            self.layers = nnx.Dict({g.name: layer(config, g.kind) for g in groups})
 
     def run_layers(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Carry x [B, T, width] through all layers; the cache holds T tokens more."""
-        angles = rope.angles(self.config, cache.position[:, None] + jnp.arange(x.shape[1]))
+        cache.check_room(x.shape[1])
+        positions = cache.position[:, None] + jnp.arange(x.shape[1])
+        ropes = {kind.rope for kind in self.config.kinds}
+        # Worked out once for all layers of a rope, outside of any scan.
+        angles = {r: None if r is None else rope.angles(r, positions) for r in ropes}
         keys, values = [], []
-        for layer, k, v in zip(self.layers, cache.keys, cache.values, strict=True):
-            x, k_new, v_new = layer(x, k, v, cache.position, angles)
-            keys.append(k_new)
-            values.append(v_new)
-        moved = cache.position + x.shape[1]
-        return x, KVCache(keys=tuple(keys), values=tuple(values), position=moved)
+        if self.scanned:
+            caches = list(zip(cache.keys, cache.values, strict=True))
+            for run in self.config.runs:
+                mine, caches = caches[: len(run.groups)], caches[len(run.groups) :]
+                x, updated = self._scan(run, x, mine, cache.position, angles)
+                keys += [k for k, _ in updated]
+                values += [v for _, v in updated]
+        else:
+            layers = zip(self.layers, self.config.kinds, cache.keys, cache.values, strict=True)
+            for one, kind, k, v in layers:
+                x, k_new, v_new = one(x, k, v, cache.position, angles[kind.rope])
+                keys.append(k_new)
+                values.append(v_new)
+        return x, cache.moved(tuple(keys), tuple(values), x.shape[1])
+
+    def _scan(
+        self,
+        run: Run,
+        x: jax.Array,
+        caches: list[tuple[Slots, Slots]],
+        position: jax.Array,
+        angles: Angles,
+    ) -> tuple[jax.Array, list[tuple[Slots, Slots]]]:
+        """Go through the repeats of a run, whose weights and caches are stacked."""
+        alone = isinstance(self.layers, Layer | ParallelLayer)
+        layers = [self.layers if alone else self.layers[group.name] for group in run.groups]
+        split = [nnx.split(one) for one in layers]
+
+        def repeat(x, stacked):  # type: ignore[no-untyped-def]
+            updated = []
+            parts = zip(split, run.groups, stacked, strict=True)
+            for (structure, _), group, (state, (k, v)) in parts:
+                one = nnx.merge(structure, state)
+                x, k, v = one(x, k, v, position, angles[group.kind.rope])  # noqa: PLW2901
+                updated.append((k, v))
+            return x, updated
+
+        states = [state for _, state in split]
+        x, updated = jax.lax.scan(repeat, x, list(zip(states, caches, strict=True)))
+        return x, updated
 
 
 class Decoder(Stack):
     """Embedding, layers, final norm, head; the head reads the embedding where they are tied."""
 
-    def __init__(self, config: DecoderConfig, dtype: str = "float32"):
-        super().__init__(config, dtype)
-        self.embedding = Embedding(config.vocab_size, config.width, dtype)
-        self.norm = RMSNorm(config.width, config.norm_epsilon)
+    def __init__(self, config: DecoderConfig, *, scanned: bool = False):
+        super().__init__(config, scanned=scanned)
+        self.embedding = Embedding(config.vocab_size, config.width)
+        self.norm = norm(config)
         if not config.tied_embeddings:
-            self.head = Linear(config.width, config.vocab_size, dtype)
+            self.head = Linear(config.width, config.vocab_size)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Token ids [B, T] to hidden states [B, T, width]."""
+        x = self.embedding(tokens)
+        factor = self.config.embedding_factor
+        return x if factor == 1 else x * jnp.float32(factor)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Hidden states [B, T, width] to float32 logits [B, T, vocab]."""

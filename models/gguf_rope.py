@@ -29,7 +29,7 @@ def scaling_of(divisors: np.ndarray, config: DecoderConfig, source: str) -> Rope
         raise refusal
     if not np.all((divisors >= 1) & (divisors < np.inf)):
         raise refusal
-    plain = inverse_frequencies(config)
+    plain = inverse_frequencies(config.rope)
     factor = float(divisors.max())
     if factor == 1.0:
         return None
@@ -47,7 +47,7 @@ def scaling_of(divisors: np.ndarray, config: DecoderConfig, source: str) -> Rope
         high_frequency_factor=_HIGH,
         original_context=max(1, context),
     )
-    scaled = inverse_frequencies(dataclasses.replace(config, rope_scaling=rule))
+    scaled = inverse_frequencies(dataclasses.replace(config, rope_scaling=rule).rope)
     if not np.allclose(plain / divisors, scaled, rtol=_TOLERANCE, atol=0):
         raise refusal
     return rule

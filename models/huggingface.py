@@ -1,7 +1,8 @@
 """A Hugging Face folder as a checkpoint: config.json, safetensors, tokenizer.json.
 
-`model_type` llama, qwen2 and qwen3 are read. Tensors lie in one model.safetensors, or in several
-that model.safetensors.index.json lists; they stay in the files until they are read, one by one.
+`models.families` says which `model_type`s are read, and how. Tensors lie in one
+model.safetensors, or in several that model.safetensors.index.json lists; they stay in the files
+until they are read, one by one.
 """
 
 import functools
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from models.assembly import assemble
 from models.chat import ChatTemplate
 from models.errors import ModelError
 from models.fields import Fields
-from models.huggingface_config import decoder_config
+from models.huggingface_config import decoder_config, family_of
 from models.stored import Checkpoint, StoredTensor
 from models.tokenizer import Tokenizer, json_tokenizer
 
@@ -24,27 +26,6 @@ _ONE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _READABLE_DTYPES = ("F32", "F16", "BF16")
 
-_OUTER_NAMES = {
-    "model.embed_tokens.weight": "embedding/weight",
-    "model.norm.weight": "norm/scale",
-    "lm_head.weight": "head/kernel",
-}
-_LAYER_NAMES = {
-    "input_layernorm.weight": "attention_norm/scale",
-    "self_attn.q_proj.weight": "attention/q/kernel",
-    "self_attn.k_proj.weight": "attention/k/kernel",
-    "self_attn.v_proj.weight": "attention/v/kernel",
-    "self_attn.q_proj.bias": "attention/q/bias",
-    "self_attn.k_proj.bias": "attention/k/bias",
-    "self_attn.v_proj.bias": "attention/v/bias",
-    "self_attn.q_norm.weight": "attention/q_norm/scale",
-    "self_attn.k_norm.weight": "attention/k_norm/scale",
-    "self_attn.o_proj.weight": "attention/o/kernel",
-    "post_attention_layernorm.weight": "mlp_norm/scale",
-    "mlp.gate_proj.weight": "mlp/gate/kernel",
-    "mlp.up_proj.weight": "mlp/up/kernel",
-    "mlp.down_proj.weight": "mlp/down/kernel",
-}
 # A table that old Llama files carry along; it follows from the config.
 _LEFT_OUT = "self_attn.rotary_emb.inv_freq"
 
@@ -56,8 +37,13 @@ def open_folder(path: Path) -> Checkpoint:
     that is not supported, and a missing, unknown or mis-shaped tensor.
     """
     config_fields = _read_json(path / "config.json")
-    stored = _stored_tensors(path)
-    config = decoder_config(config_fields, has_head="head/kernel" in stored)
+    files = _stored_tensors(path)
+    config = decoder_config(config_fields, has_head="lm_head.weight" in files)
+    stored = assemble(files, *family_of(config_fields).names(config), str(path))
+    # Layers behind the last, with which some models guess several tokens ahead.
+    guessing = config_fields.integer("num_nextn_predict_layers", 0)
+    for layer in range(config.layers, config.layers + min(guessing, len(files))):
+        stored = {name: t for name, t in stored.items() if not _is_of(name, layer)}
     if config.tied_embeddings:
         stored.pop("head/kernel", None)  # some tied files hold the embedding a second time
     tokenizer_fields = _read_json(path / "tokenizer_config.json", optional=True)
@@ -69,6 +55,10 @@ def open_folder(path: Path) -> Checkpoint:
         read_tokenizer=functools.partial(_read_tokenizer, path, config_fields, tokenizer_fields),
         chat_template=_chat_template(path, tokenizer_fields),
     )
+
+
+def _is_of(name: str, layer: int) -> bool:
+    return name.startswith((f"layers/{layer}/", f"model.layers.{layer}."))
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -84,7 +74,7 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
                     f"{file}: tensor {name} is {dtype}, which is not supported; "
                     f"{', '.join(_READABLE_DTYPES)} are"
                 )
-            stored[_our_name(name)] = StoredTensor(
+            stored[name] = StoredTensor(
                 shape=shape, dtype=dtype, read=functools.partial(_read_tensor, file, name)
             )
     return stored
@@ -124,15 +114,6 @@ def _opened(file: Path) -> Any:
         return safetensors.safe_open(file, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a whole safetensors file: {error}") from error
-
-
-def _our_name(name: str) -> str:
-    if name in _OUTER_NAMES:
-        return _OUTER_NAMES[name]
-    match name.split(".", 3):
-        case ["model", "layers", layer, inner] if layer.isdecimal() and inner in _LAYER_NAMES:
-            return f"layers/{layer}/{_LAYER_NAMES[inner]}"
-    return name
 
 
 def _read_tokenizer(folder: Path, config: Fields, tokenizer: Fields) -> Tokenizer:

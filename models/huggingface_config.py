@@ -1,15 +1,30 @@
 """A Hugging Face config.json as a `DecoderConfig`.
 
-What the config asks for and the decoder does not have is refused by name: it would otherwise
-compute something else than the model that was trained. Defaults are those of transformers'
-LlamaConfig, Qwen2Config and Qwen3Config, which leave keys out that hold them.
+What most families say the same way is read here, the rest by the family (`models.families`). What
+the config asks for and the decoder does not have is refused by name: it would otherwise compute
+something else than the model that was trained.
 """
+
+import math
+from typing import Any
 
 from models.config import DecoderConfig, RopeScaling
 from models.errors import ModelError
+from models.families import FAMILIES
+from models.families.family import Family
 from models.fields import Fields
+from models.rope_config import Scaling, Stretch, Yarn
 
-_MODEL_TYPES = ("llama", "qwen2", "qwen3")
+
+def family_of(fields: Fields) -> Family:
+    """The family that `model_type` names; ModelError for another one."""
+    model_type = fields.text("model_type")
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{fields.source}: model_type {model_type!r} is not supported, "
+            f"{', '.join(FAMILIES)} are"
+        )
+    return FAMILIES[model_type]
 
 
 def decoder_config(fields: Fields, *, has_head: bool) -> DecoderConfig:
@@ -17,52 +32,51 @@ def decoder_config(fields: Fields, *, has_head: bool) -> DecoderConfig:
 
     Raises ModelError for another model_type, an unsupported feature, and missing or wrong values.
     """
-    model_type = fields.text("model_type")
-    if model_type not in _MODEL_TYPES:
-        raise ModelError(
-            f"{fields.source}: model_type {model_type!r} is not supported, "
-            f"{', '.join(_MODEL_TYPES)} are"
-        )
-    _refuse_unsupported(fields)
+    family = family_of(fields)
+    fields = Fields(values={**family.defaults, **fields.values}, source=fields.source)
+    _refuse_unsupported(fields, family.handles)
     width = fields.integer("hidden_size")
     heads = fields.integer("num_attention_heads")
-    default_head_width = 128 if model_type == "qwen3" else width // max(heads, 1)
-    return DecoderConfig(
-        vocab_size=fields.integer("vocab_size"),
-        layers=fields.integer("num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=fields.integer("num_key_value_heads", heads),
-        head_width=fields.integer("head_dim", default_head_width),
-        mlp_width=fields.integer("intermediate_size"),
-        max_context=fields.integer("max_position_embeddings"),
-        tied_embeddings=fields.flag("tie_word_embeddings", not has_head),
-        rope_theta=_rope_theta(fields),
-        rope_scaling=_rope_scaling(fields),
-        norm_epsilon=fields.number("rms_norm_eps", 1e-6),
-        attention_bias=model_type == "qwen2",
-        qk_norm=model_type == "qwen3",
-    )
+    common: dict[str, Any] = {
+        "vocab_size": fields.integer("vocab_size"),
+        "layers": fields.integer("num_hidden_layers"),
+        "width": width,
+        "heads": heads,
+        "kv_heads": fields.integer("num_key_value_heads", heads),
+        "head_width": fields.integer("head_dim", width // max(heads, 1)),
+        "mlp_width": fields.integer("intermediate_size"),
+        "max_context": fields.integer("max_position_embeddings"),
+        "tied_embeddings": fields.flag("tie_word_embeddings", not has_head),
+        "norm_epsilon": fields.number("rms_norm_eps", 1e-6),
+    }
+    if "rope" not in family.handles:
+        common |= {"rope_theta": _rope_theta(fields), "rope_scaling": _rope_scaling(fields)}
+    return DecoderConfig(**common | family.settings(fields))
 
 
-def _refuse_unsupported(fields: Fields) -> None:
+def _refuse_unsupported(fields: Fields, handled: frozenset[str]) -> None:
     activation = fields.text("hidden_act", "silu")
-    if activation != "silu":
-        raise ModelError(f"{fields.source}: hidden_act {activation!r} is not supported, 'silu' is")
-    # attention_bias puts one on the output projection too, which none of the three models has.
+    wanted = "gelu_pytorch_tanh" if "hidden_act" in handled else "silu"
+    if activation != wanted:
+        raise ModelError(
+            f"{fields.source}: hidden_act {activation!r} is not supported, {wanted!r} is"
+        )
+    # attention_bias puts one on the output projection too, which few models have.
     for feature in ("attention_bias", "mlp_bias", "use_sliding_window"):
-        if fields.flag(feature, False):
+        if feature not in handled and fields.flag(feature, False):
             raise ModelError(f"{fields.source}: {feature} is true, which is not supported")
     if fields.has("quantization_config"):
         raise ModelError(
             f"{fields.source}: quantized weights are not supported here; take the model's "
             f"bfloat16 files, or a GGUF file"
         )
-    for record in (fields, _rope(fields)):
-        if record.number("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelError(f"{record.source}: only a partial_rotary_factor of 1 is supported")
-    if fields.has("layer_types"):
-        others = {kind for kind in fields.texts("layer_types") if kind != "full_attention"}
+    if "partial_rotary_factor" not in handled and "rope" not in handled:
+        for record in (fields, _rope(fields)):
+            if record.number("partial_rotary_factor", 1.0) != 1.0:
+                raise ModelError(f"{record.source}: only a partial_rotary_factor of 1 is supported")
+    if "layer_types" not in handled and fields.has("layer_types"):
+        usual = {"full_attention", *(["sliding_attention"] if "sliding_window" in handled else [])}
+        others = set(fields.texts("layer_types")) - usual
         if others:
             raise ModelError(f"{fields.source}: layers of {sorted(others)[0]} are not supported")
 
@@ -79,16 +93,44 @@ def _rope_theta(fields: Fields) -> float:
     return _rope(fields).number("rope_theta", fields.number("rope_theta", 10_000.0))
 
 
-def _rope_scaling(fields: Fields) -> RopeScaling | None:
+def _rope_scaling(fields: Fields) -> Scaling | None:
     rope = _rope(fields)
     kind = rope.text("rope_type", rope.text("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ModelError(f"{rope.source}: RoPE scaling {kind!r} is not supported, 'llama3' is")
-    return RopeScaling(
-        factor=rope.number("factor"),
-        low_frequency_factor=rope.number("low_freq_factor"),
-        high_frequency_factor=rope.number("high_freq_factor"),
-        original_context=rope.integer("original_max_position_embeddings"),
+    match kind:
+        case "default":
+            return None
+        case "linear":
+            return Stretch(factor=rope.number("factor"))
+        case "llama3":
+            return RopeScaling(
+                factor=rope.number("factor"),
+                low_frequency_factor=rope.number("low_freq_factor"),
+                high_frequency_factor=rope.number("high_freq_factor"),
+                original_context=rope.integer("original_max_position_embeddings"),
+            )
+        case "yarn":
+            return Yarn(
+                factor=rope.number("factor"),
+                original_context=rope.integer("original_max_position_embeddings"),
+                fast_turns=rope.number("beta_fast", 32.0),
+                slow_turns=rope.number("beta_slow", 1.0),
+                magnitude=_magnitude(rope),
+                whole_channels=rope.flag("truncate", True),
+            )
+    raise ModelError(
+        f"{rope.source}: RoPE scaling {kind!r} is not supported; linear, llama3 and yarn are"
     )
+
+
+def _magnitude(rope: Fields) -> float:
+    """What cosine and sine are multiplied by, as transformers infers it."""
+    if rope.has("attention_factor"):
+        return rope.number("attention_factor")
+
+    def growth(rate: float) -> float:
+        factor = rope.number("factor")
+        return 0.1 * rate * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if rope.number("mscale", 0.0) and rope.number("mscale_all_dim", 0.0):
+        return growth(rope.number("mscale")) / growth(rope.number("mscale_all_dim"))
+    return growth(1.0)

@@ -1,42 +1,102 @@
 """Which weights a decoder has: our key path and shape of each, from the config alone.
 
-The one place that says it; loaders check files against it, and the tree of weights is built from
-it. Kernels are [out, in], as files store them.
+Read off the modules, so that nothing is said twice; loaders check files against it, and the tree
+of weights is built from it. Kernels are [out, in], as files store them.
 """
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from models.config import DecoderConfig
+from models.formats import check_format, stored_shapes
+from models.layer_kinds import Group
+from models.structure import abstract_tree
 
 Shapes = dict[str, tuple[int, ...]]
+Tree = dict[Any, Any]
 
-
-def layer_shapes(config: DecoderConfig) -> Shapes:
-    """Shapes of one layer's weights by key path within the layer (`attention/q/kernel`)."""
-    width, head_width = config.width, config.head_width
-    query_width = config.heads * head_width
-    cache_width = config.kv_heads * head_width
-    shapes: Shapes = {"attention_norm/scale": (width,)}
-    for name, out in (("q", query_width), ("k", cache_width), ("v", cache_width)):
-        shapes[f"attention/{name}/kernel"] = (out, width)
-        if config.attention_bias:
-            shapes[f"attention/{name}/bias"] = (out,)
-    if config.qk_norm:
-        shapes["attention/q_norm/scale"] = (head_width,)
-        shapes["attention/k_norm/scale"] = (head_width,)
-    shapes["attention/o/kernel"] = (width, query_width)
-    shapes["mlp_norm/scale"] = (width,)
-    shapes["mlp/gate/kernel"] = (config.mlp_width, width)
-    shapes["mlp/up/kernel"] = (config.mlp_width, width)
-    shapes["mlp/down/kernel"] = (width, config.mlp_width)
-    return shapes
+# Kernels and tables are what a weight format stores; all else (norm scales, biases) is float32.
+STORED = ("kernel", "weight")
 
 
 def weight_shapes(config: DecoderConfig) -> Shapes:
     """Shapes of all the weights by key path (`layers/0/attention/q/kernel`)."""
-    one_layer = layer_shapes(config)
-    shapes: Shapes = {"embedding/weight": (config.vocab_size, config.width)}
-    for layer in range(config.layers):
-        shapes |= {f"layers/{layer}/{name}": shape for name, shape in one_layer.items()}
-    shapes["norm/scale"] = (config.width,)
-    if not config.tied_embeddings:
-        shapes["head/kernel"] = (config.vocab_size, config.width)
-    return shapes
+    tree = abstract_tree(config)
+    shapes: Shapes = _flat("embedding", tree["embedding"])
+    kinds = {kind: _flat("", layer) for kind, layer in _layers(config)}
+    for number, kind in enumerate(config.kinds):
+        shapes |= {f"layers/{number}{name}": shape for name, shape in kinds[kind].items()}
+    return shapes | _flat("norm", tree["norm"]) | _flat("head", tree.get("head", {}))
+
+
+def parameters(config: DecoderConfig) -> int:
+    """How many numbers the weights are; a tied embedding counts once."""
+    return sum(math.prod(shape) for shape in weight_shapes(config).values())
+
+
+def shapes(config: DecoderConfig, dtype: str = "float32", *, scanned: bool = False) -> Tree:
+    """The weights tree as `jax.ShapeDtypeStruct`s: what a loader must fill.
+
+    `dtype`: a format of `models.formats`. `scanned`: with the layers of each group stacked on a
+    leading axis.
+    """
+    check_format(dtype)
+    tree = {key: value for key, value in abstract_tree(config).items() if key != "layers"}
+    tree = {key: _stored(value, dtype, (), key) for key, value in tree.items()}
+    if not scanned:
+        layers = {kind: _stored(layer, dtype, ()) for kind, layer in _layers(config)}
+        return tree | {"layers": {n: _copy(layers[kind]) for n, kind in enumerate(config.kinds)}}
+    stacked = {
+        group.name: _stored(layer, dtype, (len(group.layers),)) for group, layer in _groups(config)
+    }
+    return tree | {"layers": only(stacked)}
+
+
+def format_of(path: str, dtype: str) -> str:
+    """What a kernel is stored in when the weights are in `dtype`: routers are not made narrow."""
+    narrow = dtype not in ("float32", "bfloat16")
+    return "bfloat16" if narrow and "router" in path.split("/") else dtype
+
+
+def only(stacked: Tree) -> Tree:
+    """Groups of layers by name; one that is alone needs none."""
+    return next(iter(stacked.values())) if len(stacked) == 1 else stacked
+
+
+def _layers(config: DecoderConfig) -> Iterator[tuple[Any, Tree]]:
+    return ((group.kind, layer) for group, layer in _groups(config))
+
+
+def _groups(config: DecoderConfig) -> Iterator[tuple[Group, Tree]]:
+    groups = [group for run in config.runs for group in run.groups]
+    layers = abstract_tree(config)["layers"]
+    return ((group, layers if len(groups) == 1 else layers[group.name]) for group in groups)
+
+
+def _flat(prefix: str, tree: Tree) -> Shapes:
+    flat: Shapes = {}
+    for key, value in tree.items():
+        path = f"{prefix}/{key}"
+        flat |= _flat(path, value) if isinstance(value, dict) else {path: value.shape}
+    return flat
+
+
+def _copy(tree: Tree) -> Tree:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def _stored(tree: Tree, dtype: str, stack: tuple[int, ...], path: str = "") -> Tree:
+    stored: Tree = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            stored[key] = _stored(value, dtype, stack, f"{path}/{key}")
+        elif key in STORED:
+            parts = stored_shapes((*stack, *value.shape), format_of(path, dtype))
+            stored |= {f"{key}{suffix}": part for suffix, part in parts.items()}
+        else:
+            stored[key] = jax.ShapeDtypeStruct((*stack, *value.shape), jnp.float32)
+    return stored

@@ -1,11 +1,7 @@
 """The tree of weights that the decoder computes with, from a checkpoint, in the dtype asked for.
 
-Leaves are made one by one, so that loading needs little more memory than the result. Int8 is
-symmetric with one scale per output channel, a row of the stored [out, in] kernel:
-
-    scale = max |w| / 127,  w ≈ scale * round(w / scale)
-
-and the scales sit beside what they scale (`kernel_scale`, `weight_scale`).
+Leaves are made one by one, so that loading needs little more memory than the result. What a dtype
+means is in `models.formats`; scales sit beside what they scale (`kernel_scale`, `weight_scale`).
 """
 
 import re
@@ -13,16 +9,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import tqdm
 
 from models.errors import ModelError
+from models.formats import check_format, quantize
+from models.shapes import STORED, format_of
 from models.stored import Checkpoint
 
 Weights = dict[str, Any]
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8")  # those that the native products take
 
 
 def load_weights(
@@ -30,13 +27,12 @@ def load_weights(
 ) -> Weights:
     """The weights of a checkpoint as a tree of jax arrays on the default device.
 
-    Keys are those of `models.shapes`, with the layers' numbers as ints. Norm scales and biases are
-    float32 whatever the dtype. `layers` takes the first so many only. Shows a progress bar when it
-    takes over a second. Raises ModelError for an unknown dtype, a count of layers that the model
-    does not have, and weights that are not finite.
+    Keys are those of `models.shapes`, with the layers' numbers as ints. `dtype` is a format of
+    `models.formats`; norm scales and biases are float32 whatever it is. `layers` takes the first
+    so many only. Shows a progress bar when it takes over a second. Raises ModelError for an unknown
+    dtype, a count of layers that the model does not have, and weights that are not finite.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"weights dtype must be {', '.join(DTYPES)}, not {dtype!r}")
+    check_format(dtype)
     count = checkpoint.config.layers
     if layers is not None and not 1 <= layers <= count:
         raise ModelError(f"{checkpoint.name} has 1 to {count} layers to take, not {layers}")
@@ -50,27 +46,11 @@ def load_weights(
     return weights
 
 
-def quantize_rows(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds float weights [out, in] to int8 with a float32 scale [out] per row.
-
-    The largest of a row becomes ±127 exactly; a row of zeros has scale 0 and stays zeros.
-    """
-    weights = weights.astype(np.float32, copy=False)
-    scale = np.maximum(weights.max(axis=1), -weights.min(axis=1)) / np.float32(127)
-    safe = np.where(scale > 0, scale, np.float32(1))[:, None]
-    rounded = np.rint(weights / safe)
-    return np.clip(rounded, -127, 127).astype(np.int8), scale
-
-
 def _stored_as(name: str, values: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    if values.ndim == 1:  # norm scales and biases
+    if name.rsplit("/", 1)[-1] not in STORED:  # norm scales and biases
         return {name: values.astype(np.float32)}
-    if dtype == "int8":
-        rounded, scale = quantize_rows(values)
-        return {name: rounded, f"{name}_scale": scale}
-    return {
-        name: values.astype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16, copy=False)
-    }
+    parts = quantize(values, format_of(name, dtype))
+    return {f"{name}{suffix}": part for suffix, part in parts.items()}
 
 
 def _layer_of(name: str) -> int:

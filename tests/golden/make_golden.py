@@ -26,6 +26,7 @@ import golden_gguf
 import golden_models
 import golden_quants
 import golden_tokens
+import golden_zoo
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,7 @@ def main() -> None:
     golden_gguf.make(flags.out)
     golden_quants.make(flags.out)
     golden_tokens.make(flags.out, flags.smollm2)
+    golden_zoo.make(flags.out)
 
 
 if __name__ == "__main__":

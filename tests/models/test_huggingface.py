@@ -191,7 +191,7 @@ def test_rope(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma3"}, "model_type 'gemma3' is not supported, llama, qwen2, qwen3 are"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported, llama, qwen2, qwen3, "),
         ({"model_type": None}, "model_type is missing"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"attention_bias": True}, "attention_bias is true, which is not supported"),
@@ -200,8 +200,8 @@ def test_rope(tmp_path):
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of sliding_attention"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported here"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor of 1 is supported"),
-        ({"rope_scaling": {"type": "yarn"}}, "RoPE scaling 'yarn' is not supported"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
+        ({"rope_scaling": {"type": "longrope"}}, "RoPE scaling 'longrope' is not supported"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE scaling 'dynamic'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling: factor is missing"),
         ({"rope_scaling": {**LLAMA3, "rope_type": "llama3", "factor": 0}}, "must have factor >= 1"),
         ({"rope_parameters": {"full_attention": {}}}, "one RoPE for each kind of layer"),
@@ -209,7 +209,7 @@ def test_rope(tmp_path):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": 0}, "layers must be at least 1"),
         ({"num_hidden_layers": -1}, "must be between 0 and"),
-        ({"num_hidden_layers": 3}, r"layers/2/attention_norm/scale \(and 8 more\) are missing"),
+        ({"num_hidden_layers": 3}, r"layers/2/attention/k/kernel \(and 8 more\) are missing"),
         ({"num_hidden_layers": 1}, r"\(and 8 more\) are not known to this architecture"),
         ({"num_hidden_layers": 2**31}, "20 tensors cannot make 2147483648 layers"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a finite number"),

@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from models.checkpoint import open_checkpoint
 from models.errors import ModelError
+from models.formats import quantize
 from models.shapes import weight_shapes
-from models.weights import load_weights, quantize_rows
+from models.weights import load_weights
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_int8_leaves_and_their_scales(checkpoint):
 @pytest.mark.newest
 def test_int8_by_hand():
     kernel = np.array([[1.27, -0.64, 0.004, 0.006], [0, 0, 0, 0], [-254, 3, 2.9, -1]], np.float32)
-    rounded, scale = quantize_rows(kernel)
+    rounded, scale = quantize(kernel, "int8").values()
     np.testing.assert_allclose(scale, [0.01, 0, 2], rtol=1e-6)
     # 3 / 2 is halfway, and goes to the even one; so does -1 / 2.
     assert rounded.tolist() == [[127, -64, 0, 1], [0, 0, 0, 0], [-127, 2, 1, 0]]
@@ -103,7 +104,7 @@ rows = arrays(
 
 @hypothesis.given(rows)
 def test_int8_is_at_most_half_a_step_off(kernel):
-    rounded, scale = quantize_rows(kernel)
+    rounded, scale = quantize(kernel, "int8").values()
     assert rounded.min() >= -127  # symmetric: -128 is not used
     restored = rounded.astype(np.float64) * scale[:, None]
     # Half a step, and the rounding of w / scale in float32 next to a boundary; where the scale
@@ -114,7 +115,7 @@ def test_int8_is_at_most_half_a_step_off(kernel):
 
 def test_rows_are_rounded_each_by_itself():
     kernel = np.ones((2, 4), np.float32) * [[1e-6], [1e6]]
-    rounded, scale = quantize_rows(kernel)
+    rounded, scale = quantize(kernel, "int8").values()
     assert rounded.tolist() == [[127] * 4] * 2
     np.testing.assert_allclose(rounded * scale[:, None], kernel, rtol=1e-6)
 
@@ -135,7 +136,7 @@ def test_a_count_of_layers_that_the_model_does_not_have(checkpoint, layers):
 
 
 def test_an_unknown_dtype(checkpoint):
-    with pytest.raises(ModelError, match="must be float32, bfloat16, int8, not 'float16'"):
+    with pytest.raises(ModelError, match="must be float32, bfloat16, int8, fp8, int4, mxfp4, nvfp4, not 'float16'"):
         load_weights(checkpoint, "float16")
 
 

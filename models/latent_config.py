@@ -1,0 +1,25 @@
+"""The numbers of multi-head latent attention."""
+
+import dataclasses
+
+from models.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latent:
+    """What is cached for a token: a latent of `rank`, and a key of `rope_width` that turns."""
+
+    rank: int
+    rope_width: int  # of each head's q and of the one key; the rest of a head does not turn
+    value_width: int  # of each head
+    query_rank: int | None = None  # q comes from a latent too; None: from the hidden state
+
+    def __post_init__(self) -> None:
+        for field in ("rank", "rope_width", "value_width"):
+            if getattr(self, field) < 1:
+                raise ModelError(
+                    f"config: latent attention's {field} must be at least 1, "
+                    f"not {getattr(self, field)}"
+                )
+        if self.query_rank is not None and self.query_rank < 1:
+            raise ModelError(f"config: query_rank must be at least 1, not {self.query_rank}")

@@ -1,0 +1,48 @@
+"""Normalisation over the last axis, with learnt float32 scales."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.config import DecoderConfig
+
+
+def unit_rms(x: jax.Array, epsilon: float) -> jax.Array:
+    """Scale the last axis of x to unit root mean square."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+
+
+class RMSNorm(nnx.Module):
+    """Scale to unit root mean square, then by a learnt factor (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise the last axis of x."""
+        return unit_rms(x, self.epsilon) * self.scale[...]
+
+
+class LayerNorm(nnx.Module):
+    """Shift to mean 0 and scale to variance 1, then by a learnt factor, and shift (1607.06450)."""
+
+    def __init__(self, width: int, epsilon: float, *, bias: bool):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise the last axis of x."""
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
+        return x + self.bias[...] if hasattr(self, "bias") else x
+
+
+def norm(config: DecoderConfig) -> RMSNorm | LayerNorm:
+    """The norm of hidden states that this decoder has."""
+    if config.layer_norm:
+        return LayerNorm(config.width, config.norm_epsilon, bias=config.norm_bias)
+    return RMSNorm(config.width, config.norm_epsilon)

@@ -1,0 +1,53 @@
+"""A matrix as it is stored: its numbers and the scales beside them, taken from a module."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import kernels
+from models.formats import SCALE, TENSOR_SCALE, widen
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredMatrix:
+    """Numbers [..., out, in], with scales or without; see `models.formats`."""
+
+    numbers: jax.Array
+    scale: jax.Array | None = None
+    tensor_scale: jax.Array | None = None
+
+    @staticmethod
+    def of(module: nnx.Module, name: str) -> "StoredMatrix":
+        """The module's weights of that name; its scales are there where the format has them."""
+        scales = (getattr(module, name + suffix, None) for suffix in (SCALE, TENSOR_SCALE))
+        scale, tensor_scale = (None if one is None else one[...] for one in scales)
+        return StoredMatrix(getattr(module, name)[...], scale, tensor_scale)
+
+    @property
+    def native(self) -> kernels.Matrix | None:
+        """As `kernels.matvec` takes it; None where it does not."""
+        if self.scale is None:
+            return self.numbers
+        return (self.numbers, self.scale) if self.numbers.dtype == jnp.int8 else None
+
+    def dense(self) -> jax.Array:
+        """In float32."""
+        return widen(self.numbers, self.scale, self.tensor_scale)
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """x [..., in] times [out, in]: float32 [..., out]."""
+        if self.scale is None or self.scale.ndim == 1:  # a scale per row can wait
+            one_each = self.numbers if self.scale is None else (self.numbers, self.scale)
+            return kernels.plain(x, one_each)
+        return kernels.plain(x, self.dense())
+
+    def take(self, ids: jax.Array) -> "StoredMatrix":
+        """Entries of the leading axis: an expert's matrices, a token's rows."""
+        whole = self.tensor_scale
+        return StoredMatrix(
+            self.numbers[ids],
+            None if self.scale is None else self.scale[ids],
+            whole if whole is None or whole.ndim == 0 else whole[ids],
+        )

@@ -1,0 +1,115 @@
+"""A zoo of named architectures, to trace or place without their weights.
+
+`zoo.toml` beside this file has each one's config.json, its published parameter count, and where
+both come from. They are read as a Hugging Face folder's config.json is, so what is traced is the
+decoder that would run.
+
+    llama = architecture("llama-3.1-70b")
+    weights = llama.weights("bfloat16")          # jax.ShapeDtypeStructs: megabytes, not gigabytes
+    cache = llama.cache(batch=1, length=2048)
+"""
+
+import dataclasses
+import difflib
+import functools
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from models.cache import KVCache, new_cache
+from models.config import DecoderConfig
+from models.errors import ModelError
+from models.fields import Fields
+from models.huggingface_config import decoder_config
+from models.shapes import parameters, shapes
+
+_FILE = Path(__file__).with_name("zoo.toml")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One named decoder."""
+
+    name: str
+    config: DecoderConfig
+    published_parameters: int
+    published: str  # where that count is published
+    beside: int = 0  # parameters in that count that the decoder does not have (a vision tower)
+    rounding: int = 0  # by how much it may be off, where it is rounded to more than 1 %
+    source: str  # of the dimensions
+    unverified: str = ""  # what of it nobody has checked; empty: nothing
+    checked: bool = True  # against transformers' logits, at toy size; PaLM is not among its models
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are; a tied embedding counts once."""
+        return parameters(self.config)
+
+    def weights(self, dtype: str = "bfloat16", *, scanned: bool = True) -> dict[str, Any]:
+        """The weights tree as `jax.ShapeDtypeStruct`s."""
+        return shapes(self.config, dtype, scanned=scanned)
+
+    def cache(
+        self,
+        *,
+        batch: int,
+        length: int,
+        dtype: jax.typing.DTypeLike = jnp.bfloat16,
+        at_once: int = 1,
+        scanned: bool = True,
+    ) -> KVCache:
+        """A cache as `jax.ShapeDtypeStruct`s, for steps of up to `at_once` tokens."""
+        cache: KVCache = jax.eval_shape(
+            functools.partial(
+                new_cache,
+                self.config,
+                batch=batch,
+                length=length,
+                dtype=dtype,
+                at_once=at_once,
+                scanned=scanned,
+            )
+        )
+        return cache
+
+
+def names() -> tuple[str, ...]:
+    """The names of all architectures, as they stand in the file."""
+    return tuple(_entries())
+
+
+@functools.cache
+def architecture(name: str) -> Architecture:
+    """The architecture of that name; ModelError, with the nearest ones, where there is none."""
+    entry = _entries().get(name)
+    if entry is None:
+        near = difflib.get_close_matches(name.lower(), _entries(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models/zoo.toml"
+        raise ModelError(f"no architecture is called {name!r}; {hint}")
+    return Architecture(
+        name=name,
+        config=_config(name, entry),
+        checked="config" in entry,
+        published_parameters=entry["parameters"],
+        published=entry["published"],
+        source=entry["source"],
+        beside=entry.get("beside", 0),
+        rounding=entry.get("rounding", 0),
+        unverified=entry.get("unverified", ""),
+    )
+
+
+def _config(name: str, entry: dict[str, Any]) -> DecoderConfig:
+    if "config" in entry:
+        fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
+        return decoder_config(fields, has_head=True)
+    return DecoderConfig(**entry["decoder"])
+
+
+@functools.cache
+def _entries() -> dict[str, Any]:
+    with _FILE.open("rb") as file:
+        return tomllib.load(file)

@@ -1,0 +1,160 @@
+"""The families of the zoo at toy size, against transformers' logits (golden/golden_zoo.py).
+
+About 4 seconds a family, nearly all of it compiling.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from models.cache import new_cache
+from models.checkpoint import open_checkpoint
+from models.errors import ModelError
+from models.families import FAMILIES
+from models.stacking import stack_layers
+from models.steps import decode_step, layer_step, prefill, shapes
+from models.weights import load_weights
+
+ZOO = Path(__file__).parent.parent / "golden" / "zoo"
+NAMES = sorted(folder.name for folder in ZOO.iterdir())
+# Measured: up to 1.1e-5 on logits of up to 12 (float32 sums in another order).
+TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+    config: object
+    weights: dict
+    tokens: np.ndarray
+    logits: np.ndarray
+    step: object
+
+    def cache(self, **how):
+        return new_cache(self.config, batch=1, length=64, **how)
+
+
+@functools.cache
+def loaded(name):
+    checkpoint = open_checkpoint(ZOO / name)
+    golden = np.load(ZOO / name / "golden.npz")
+    return Loaded(
+        config=checkpoint.config,
+        weights=load_weights(checkpoint),
+        tokens=golden["tokens"],
+        logits=golden["logits"],
+        step=jax.jit(functools.partial(decode_step, checkpoint.config)),
+    )
+
+
+def decoded(model, cache, pieces, weights=None):
+    """Logits [48, vocab], the tokens given in pieces of these sizes."""
+    assert sum(pieces) == len(model.tokens)
+    out = []
+    for piece in np.split(model.tokens, np.cumsum(pieces)[:-1]):
+        logits, cache = model.step(weights or model.weights, cache, piece[None])
+        out.append(logits[0])
+    return np.concatenate(out)
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_transformers(name):
+    model = loaded(name)
+    np.testing.assert_allclose(decoded(model, model.cache(), [48]), model.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prefill_then_token_by_token(name):
+    # Rings of `window + at_once - 1` slots go round several times in 48 tokens.
+    model = loaded(name)
+    pieces = [8, 8, 8, 8, *[1] * 16]
+    got = decoded(model, model.cache(at_once=8), pieces)
+    np.testing.assert_allclose(got, model.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scanned_layers_compute_what_a_list_of_them_does(name):
+    model = loaded(name)
+    stacked = stack_layers(model.config, model.weights)
+    chex.assert_trees_all_equal_shapes_and_dtypes(stacked, shapes(model.config, scanned=True))
+    cache = model.cache(at_once=8, scanned=True)
+    got = decoded(model, cache, [8, 8, 8, 8, *[1] * 16], stacked)
+    np.testing.assert_allclose(got, model.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_of_unequal_lengths_in_a_batch(name):
+    model = loaded(name)
+    lengths = np.array([9, 20])
+    cache = new_cache(model.config, batch=2, length=64, at_once=20)
+    tokens = np.stack([model.tokens[:20]] * 2)
+    logits, cache = prefill(model.config, model.weights, cache, tokens, lengths)
+    np.testing.assert_allclose(logits, model.logits[lengths - 1], atol=TOLERANCE)
+    for step in range(4):
+        next_tokens = model.tokens[lengths + step][:, None]
+        logits, cache = model.step(model.weights, cache, next_tokens)
+        np.testing.assert_allclose(logits[:, 0], model.logits[lengths + step], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_alone_take_hidden_states(name):
+    model = loaded(name)
+    hidden = jnp.ones((1, 1, model.config.width))
+    out, cache = layer_step(
+        model.config, {"layers": model.weights["layers"]}, model.cache(), hidden
+    )
+    assert out.shape == hidden.shape
+    assert np.isfinite(out).all()
+    assert cache.position.tolist() == [1]
+
+
+def test_every_family_has_a_golden_model():
+    kinds = {json.loads((ZOO / n / "config.json").read_text())["model_type"] for n in NAMES}
+    elsewhere = {"llama", "qwen2", "qwen3"}  # test_golden.py
+    assert kinds | elsewhere | {"kimi_k2"} == set(FAMILIES)  # Kimi K2 is deepseek_v3 by its code
+
+
+def test_a_ring_keeps_the_window_and_what_comes_at_once():
+    model = loaded("gemma3")
+    cache = model.cache(at_once=4)
+    assert [keys.shape[2] for keys in cache.keys] == [15, 64, 15, 64, 15]
+    assert cache.length == 64
+    with pytest.raises(ModelError, match="5 tokens at once, and it was made for 4"):
+        model.step(model.weights, cache, model.tokens[None, :5])
+
+
+def test_rejected_tokens_leave_a_ring_as_it_was():
+    model = loaded("mistral")
+    cache = model.cache(at_once=8)
+    for start in range(0, 24, 8):
+        _, cache = model.step(model.weights, cache, model.tokens[None, start : start + 8])
+    _, drafted = model.step(model.weights, cache, model.tokens[None, 24:32][:, ::-1])
+    cache = drafted.rewind(jnp.asarray([24]))
+    for n in range(24, 30):
+        logits, cache = model.step(model.weights, cache, model.tokens[None, n : n + 1])
+        np.testing.assert_allclose(logits[0, 0], model.logits[n], atol=TOLERANCE)
+
+
+def test_layers_that_guess_ahead_are_left_out(tmp_path):
+    folder = tmp_path / "deepseek"
+    shutil.copytree(ZOO / "deepseek_v3", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["model.layers.2.eh_proj.weight"] = np.ones((4, 4), np.float32)
+    tensors["model.layers.2.input_layernorm.weight"] = np.ones(4, np.float32)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    assert open_checkpoint(folder).tensor_names == open_checkpoint(ZOO / "deepseek_v3").tensor_names
+    tensors["model.layers.3.input_layernorm.weight"] = np.ones(4, np.float32)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="not known to this architecture"):
+        open_checkpoint(folder)
