@@ -102,14 +102,29 @@ def check_config(arguments: list[str], name: str = "config") -> None:
     alone = [arguments[0], f"--{name}={path}"]
     values = flags.FlagValues()  # type: ignore[no-untyped-call]
     holder = config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=alone)
-    values(alone)
-    config = holder.value
+    try:
+        values(alone)
+        config = holder.value
+    except Exception as error:  # whatever the user's own file raises when it is run
+        raise ExperimentError(f"--{name}: {_why(error, file)}") from error
     if not isinstance(config, ConfigDict):
         raise ExperimentError(f"--{name}: get_config() in {file} must return a ConfigDict")
     known = flat_keys(config, name)
     for key in overridden:
         if key not in known:
             raise unknown(key, known)
+
+
+def _why(error: Exception, file: str) -> str:
+    """What is wrong with a config file that raised this, in a line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or file}, line {error.lineno}: {error.msg}"
+    if isinstance(error, AttributeError) and "get_config" in str(error):
+        return f"{file} has no get_config(): give it one that returns a ConfigDict"
+    last = " ".join(str(error).strip().splitlines()[-1:])
+    if isinstance(error, flags.Error):  # absl wraps some; the last line of a traceback is inside
+        return f"{file} failed with {last}"
+    return f"{file} failed with {type(error).__name__}: {last}"
 
 
 def _flag(arguments: list[str], name: str) -> str | None:

@@ -61,6 +61,26 @@ def test_a_config_must_be_there(tmp_path: Path, config: str) -> None:
         check_config(["run", f"--config={other}"])
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def get_config(:\n", r"other\.py, line 1: invalid syntax"),
+        ("config = 3\n", r"other\.py has no get_config\(\): give it one"),
+        ("def get_config():\n    return nothing\n", r"failed with NameError: .*'nothing'"),
+        ("def get_config():\n    return int('x')\n", r"failed with ValueError: invalid literal"),
+        ("import no_such_module\n", r"other\.py failed with ModuleNotFoundError: "),
+    ],
+)
+def test_a_config_that_cannot_be_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # of an earlier test
+    other = tmp_path / "other.py"
+    other.write_text(body)
+    with pytest.raises(ExperimentError, match=message):
+        check_config(["run", f"--config={other}"])
+
+
 def launched(body: str) -> "subprocess.Popen[str]":
     script = "from experiments.launch import launch\nimport sys, time\ndef main():\n"
     script += textwrap.indent(textwrap.dedent(body), "    ") + "\nlaunch(main, goes_on=True)\n"
