@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from experiments.errors import ExperimentError
 
+PARTS = ("config", "machine", "versions", "git", "measured")  # objects that every row has
+
 SCHEMA = 1  # of a row; raised when a field changes its meaning
 
 Row = dict[str, Any]
@@ -112,11 +114,14 @@ def parse(data: bytes, path: Path) -> list[Row]:
         try:
             row = json.loads(line)
             schema, key = row["schema"], row["key"]
+            damaged = schema == SCHEMA and not _whole(row)
         except (ValueError, KeyError, TypeError):
+            damaged = True
+        if damaged:
             raise ExperimentError(
                 f"{path}, line {number} is not a finished measurement: "
                 "take that line out, or use another workdir"
-            ) from None
+            )
         if schema != SCHEMA:
             raise ExperimentError(
                 f"{path}, line {number} has schema {schema}, this version reads {SCHEMA}: "
@@ -128,6 +133,13 @@ def parse(data: bytes, path: Path) -> list[Row]:
             )
         rows[key] = row
     return list(rows.values())
+
+
+def _whole(row: Row) -> bool:
+    """Whether a row has all that `rows.row` puts in."""
+    return all(isinstance(row[name], str) for name in ("key", "experiment", "finished")) and all(
+        isinstance(row[name], dict) and row[name] for name in PARTS
+    )
 
 
 def _sync_folder(folder: Path) -> None:

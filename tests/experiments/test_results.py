@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import ExperimentError
-from experiments.results import SCHEMA, ResultsFile
+from experiments.results import PARTS, SCHEMA, ResultsFile
 
 
 def row(key: str) -> dict[str, object]:
-    return {"key": key, "median_s": 0.1}
+    return {
+        "key": key,
+        "experiment": "test",
+        "finished": "2026-01-01T00:00:00+00:00",
+        **{part: {"some": 1} for part in PARTS},
+    }
+
+
+def whole(**changed: object) -> bytes:
+    """A line of the file, with some fields changed."""
+    return json.dumps({"schema": SCHEMA, **row("z"), **changed}).encode() + b"\n"
 
 
 def test_rows_come_back_in_order(tmp_path: Path) -> None:
@@ -24,7 +34,7 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
         assert "c" not in results
     with ResultsFile(tmp_path / "new" / "folder") as results:
         assert [r["key"] for r in results.rows] == ["b", "a"]
-        assert results["a"] == {"schema": SCHEMA, "key": "a", "median_s": 0.1}
+        assert results["a"] == {"schema": SCHEMA, **row("a")}
 
 
 @pytest.mark.parametrize("cut", [1, 7, 30])
@@ -51,7 +61,11 @@ def test_half_written_row_is_set_aside(tmp_path: Path, cut: int) -> None:
         (b"[1, 2]\n", "line 2 is not a finished measurement"),
         (b'{"schema": 1}\n', "line 2 is not a finished measurement"),
         (b'{"schema": 99, "key": "z"}\n', "line 2 has schema 99, this version reads 1"),
-        (b'{"schema": 1, "key": "a"}\n', "line 2 repeats 'a'"),
+        (b'{"schema": 1, "key": "z"}\n', "line 2 is not a finished measurement"),
+        (whole(measured={}), "line 2 is not a finished measurement"),
+        (whole(machine=None), "line 2 is not a finished measurement"),
+        (whole(key=["z"]), "line 2 is not a finished measurement"),
+        (whole(key="a"), "line 2 repeats 'a'"),
     ],
 )
 def test_damaged_rows_are_refused(tmp_path: Path, line: bytes, message: str) -> None:
@@ -103,12 +117,13 @@ def test_a_full_disk_leaves_no_half_row(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from experiments.results import ResultsFile
+from experiments.results import PARTS, ResultsFile
+row = {"experiment": "test", "finished": "now", **{part: {"some": 1} for part in PARTS}}
 with ResultsFile(Path(sys.argv[1])) as results:
     print("open", flush=True)
     for i in range(int(sys.argv[2])):
         if f"row {i}" not in results:
-            results.append({"key": f"row {i}", "filler": "x" * 5000})
+            results.append({**row, "key": f"row {i}", "filler": "x" * 5000})
 """
 
 
