@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import emu
 from emu.chips import Mechanism
 from emu.report import Report
-from experiments import cliff_report, cliff_summary, placements
+from experiments import cliff_report, cliff_summary, cliff_tables, placements
 from experiments.errors import ExperimentError
 from experiments.placements import Rules
 from experiments.progress import progress
@@ -94,6 +94,11 @@ def plan(settings: Settings, config: DecoderConfig) -> tuple[Measurement, ...]:
     for count in settings.layers:
         if not 1 <= count <= layers:
             raise ExperimentError(f"{settings.model} has 1 to {layers} layers, not {count}")
+    if settings.context > config.max_context:
+        raise ExperimentError(
+            f"config.context is {settings.context}, and the context of {settings.model} is at most "
+            f"{config.max_context}: lower it"
+        )
     common = {
         "model": settings.model,
         "pair": settings.pair,
@@ -154,7 +159,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
         title=f"{settings.model}: weights on chip and off chip",
         answer=cliff_report.answer(points),
         figures=(cliff_report.figure(points),),
-        tables=cliff_report.tables(points),
+        tables=cliff_tables.tables(points),
     )
 
 

@@ -1,17 +1,12 @@
-"""The residency sweep as an answer in words, a figure and tables."""
+"""The residency sweep as an answer in words and a figure; its tables are in `cliff_tables`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from emu.report import Figure, Panel, Series, Table
+from emu.report import Figure, Panel, Series
 from experiments import cliff_summary as summary
-from experiments.cliff_summary import Point
-from experiments.wording import figures, gb_per_s, listed, mb, us
-
-
-def dtypes(points: Sequence[Point]) -> list[str]:
-    """The dtypes that were measured, in the order of the rows."""
-    return list(dict.fromkeys(p.dtype for p in points))
+from experiments.cliff_summary import Point, dtypes
+from experiments.wording import figures, gb_per_s, listed, mb
 
 
 def answer(points: Sequence[Point]) -> tuple[str, ...]:
@@ -19,24 +14,32 @@ def answer(points: Sequence[Point]) -> tuple[str, ...]:
     if not points:
         return ("Nothing has been measured yet.",)
     on_chip, off_chip = points[0].on_chip, points[0].off_chip
-    gains, cliffs = [], []
-    for dtype in dtypes(points):
-        top = summary.best(points, dtype)
-        if top is None:
-            continue
-        on, off = top
-        gains.append(
-            f"{figures(summary.advantage(top))} times in {dtype} ({gb_per_s(on.bytes_per_s)} "
-            f"against {gb_per_s(off.bytes_per_s)} GB/s at {mb(on.weight_bytes)} MB)"
-        )
-        cliffs.append(f"{_cliff_words(points, dtype)} in {dtype}")
-    if not gains:
+    tops = {d: top for d in dtypes(points) if (top := summary.best(points, d)) is not None}
+    if not tops:
         return ("On-chip and off-chip have not both been measured: there is nothing to compare.",)
+    if points[0].one_memory:
+        return (
+            f"On a CPU {on_chip} and {off_chip} are the same memory, so neither is faster: the "
+            f"time from {off_chip} over that from {on_chip} was {_gains(tops)}.",
+        )
+    seen = {d: top for d, top in tops.items() if summary.advantage(top) >= summary.SEEN}
+    unseen = {d: top for d, top in tops.items() if d not in seen}
+    sentences = []
+    if seen:
+        sentences.append(
+            f"Weights that stay in {on_chip} are read faster than weights from {off_chip}: "
+            f"{_gains(seen)}."
+        )
+    if unseen:
+        sentences.append(
+            f"No advantage of {on_chip} over {off_chip} was seen (less than {summary.SEEN} times "
+            f"counts as none): {_gains(unseen)}."
+        )
+    cliffs = [f"{_cliff_words(points, dtype)} in {dtype}" for dtype in tops]
     capacity = mb(points[0].capacity_bytes)
     return (
-        f"Weights that stay in {on_chip} are read faster than weights from {off_chip}, at best "
-        f"{listed(gains)}.",
-        f"The cliff, where half of that advantage is gone, lies {listed(cliffs)}; this process "
+        *sentences,
+        f"The cliff, where half of the advantage is gone, lies {listed(cliffs)}; this process "
         f"can use {capacity} MB of {on_chip}.",
     )
 
@@ -56,12 +59,20 @@ def figure(points: Sequence[Point], name: str = "cliff") -> Figure:
     )
 
 
-def tables(points: Sequence[Point]) -> tuple[Table, ...]:
-    """On chip against off chip by size, and mixed placements against hot plus cold."""
-    found = [_pairs_table(points)]
-    if summary.mixed(points):
-        found.append(_mixed_table(points))
-    return tuple(found)
+def _gains(tops: Mapping[str, tuple[Point, Point]]) -> str:
+    """The quoted advantage of each dtype, and at which size it was measured."""
+    gains = []
+    for dtype, (on, off) in tops.items():
+        size = f"{mb(on.weight_bytes)} MB"
+        if on.excess_bytes:
+            size += ", more than fits"
+        if summary.disturbed((on, off)):
+            size += ", disturbed by other processes"
+        gains.append(
+            f"{figures(summary.advantage((on, off)))} times in {dtype} "
+            f"({gb_per_s(on.bytes_per_s)} against {gb_per_s(off.bytes_per_s)} GB/s at {size})"
+        )
+    return listed(gains)
 
 
 def _cliff_words(points: Sequence[Point], dtype: str) -> str:
@@ -70,7 +81,7 @@ def _cliff_words(points: Sequence[Point], dtype: str) -> str:
     if at is None:
         return "nowhere (no advantage was seen)"
     if math.isinf(at):
-        return f"beyond the largest size, {mb(found[-1][0].weight_bytes)} MB,"
+        return f"beyond the largest size, {mb(summary.descent(found)[-1][0].weight_bytes)} MB,"
     return f"at {mb(at)} MB"
 
 
@@ -118,87 +129,4 @@ def _panel(points: Sequence[Point], dtype: str, *, speed: bool) -> Panel:
         series=tuple(series),
         marks=tuple((p.capacity_bytes / 1e6, p.on_chip) for p in line[:1]),
         log_x=True,
-    )
-
-
-def _pairs_table(points: Sequence[Point]) -> Table:
-    rows = []
-    for dtype in dtypes(points):
-        for on, off in summary.pairs(points, dtype):
-            rows.append(
-                (
-                    dtype,
-                    str(on.layers),
-                    mb(on.weight_bytes),
-                    "no" if on.excess_bytes else "yes",
-                    us(on.seconds / on.layers),
-                    us(off.seconds / off.layers),
-                    gb_per_s(on.bytes_per_s),
-                    gb_per_s(off.bytes_per_s),
-                    figures(summary.advantage((on, off))),
-                    figures(on.seconds / on.host_on_chip_s),
-                    figures(off.seconds / off.host_off_chip_s),
-                    f"{on.disturbed + off.disturbed} of {on.samples + off.samples}",
-                )
-            )
-    names = (points[0].on_chip, points[0].off_chip) if points else ("on chip", "off chip")
-    return Table(
-        title=f"Weights in {names[0]} against weights in {names[1]}",
-        columns=(
-            "dtype",
-            "layers",
-            "MB",
-            "fits",
-            "on µs/layer",
-            "off µs/layer",
-            "on GB/s",
-            "off GB/s",
-            "off/on",
-            "on/host",
-            "off/host",
-            "disturbed",
-        ),
-        rows=tuple(rows),
-        note="Medians of one decode step of the layers alone; a sample of a short one is the mean "
-        "of several, enqueued without waiting. on/host and off/host: measured time "
-        "over that of the same products, as emu.host() measured them from that memory one after "
-        "the other, plus the rest of a step, measured on layers with next to no weights. "
-        "disturbed: samples during which other processes used the processor; they are in no median "
-        "unless all are.",
-    )
-
-
-def _mixed_table(points: Sequence[Point]) -> Table:
-    rows = []
-    for m in summary.mixed(points):
-        p = m.point
-        rows.append(
-            (
-                p.dtype,
-                str(p.layers),
-                p.placement,
-                mb(p.on_chip_bytes),
-                mb(p.weight_bytes - p.on_chip_bytes),
-                us(p.seconds),
-                us(m.hot_s),
-                us(m.cold_s),
-                figures(m.ratio),
-            )
-        )
-    return Table(
-        title="Mixed placements against their hot part plus their cold part",
-        columns=(
-            "dtype",
-            "layers",
-            "placement",
-            "on MB",
-            "off MB",
-            "step µs",
-            "hot µs",
-            "cold µs",
-            "step/(hot+cold)",
-        ),
-        rows=tuple(rows),
-        note="hot: the on-chip time of the same model for the share of its bytes that is on chip; "
-        "cold: the off-chip time for the rest.",
     )

@@ -1,15 +1,17 @@
 """What the rows of a residency sweep say: how much faster on chip, up to where, and mixed.
 
 All of it is arithmetic over measured medians. The *advantage* of a size is off-chip time over
-on-chip time. The *cliff* is the number of weight bytes at which half of the best advantage is
-gone, between two measured sizes by interpolation in the logarithm of bytes. A mixed placement is
-held against *hot plus cold*: the on-chip time of the same model, for the share of its bytes that
-lies on chip, plus the off-chip time for the rest.
+on-chip time; the one that is quoted is that of the largest size that fits on chip, since the
+largest of many noisy ones would be the luckiest. The *cliff* is the number of weight bytes at which
+half of that advantage is gone, between two measured sizes by interpolation in the logarithm of
+bytes. A mixed placement is held against *hot plus cold*: what its on-chip part takes when it is a
+model of its own, plus what its off-chip part takes so.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.results import Row
@@ -34,8 +36,13 @@ class Point:
     p10_s: float
     p90_s: float
     p99_s: float
-    samples: int
+    p99_all_s: float  # of all samples, the disturbed ones too
+    count: int  # samples that the median is of
+    samples: int  # all
     disturbed: int  # of these
+    is_disturbed: bool  # too many of them were: don't trust this row
+    metered: bool  # False: nothing is known of disturbance
+    one_memory: bool  # a CPU's memory kinds: both names are of the same memory
     host_on_chip_s: float  # its products, as emu.host() measured them, and the rest of a step
     host_off_chip_s: float
 
@@ -47,11 +54,16 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixed:
-    """A mixed placement, against the same model's on-chip and off-chip times."""
+    """A mixed placement, against the times of its on-chip and its off-chip part."""
 
     point: Point
     hot_s: float
     cold_s: float
+
+    @property
+    def past_the_cache(self) -> bool:
+        """Whether both parts together exceed the capacity, so that the cold may evict the hot."""
+        return self.point.weight_bytes > self.point.capacity_bytes
 
     @property
     def ratio(self) -> float:
@@ -84,8 +96,13 @@ def point(row: Row) -> Point:
         p10_s=latency["p10_s"],
         p90_s=latency["p90_s"],
         p99_s=latency["p99_s"],
+        p99_all_s=latency["p99_all_s"],
+        count=latency["count"],
         samples=samples(latency),
         disturbed=latency["disturbed_count"],
+        is_disturbed=latency["disturbed"],
+        metered=latency["metered"],
+        one_memory=m["pair"] == "memory-kind" and row["machine"]["backend"] == "cpu",
     )
 
 
@@ -93,6 +110,11 @@ def samples(latency: dict[str, Any]) -> int:
     """How many samples were taken: `count` are those that the median is of."""
     everything_was_disturbed = latency["disturbed_share"] == 1
     return int(latency["count"] + (0 if everything_was_disturbed else latency["disturbed_count"]))
+
+
+def dtypes(points: Sequence[Point]) -> list[str]:
+    """The dtypes that were measured, in the order of the rows."""
+    return list(dict.fromkeys(p.dtype for p in points))
 
 
 def curve(points: Iterable[Point], dtype: str, placement: str) -> list[Point]:
@@ -109,10 +131,24 @@ def pairs(points: Iterable[Point], dtype: str) -> list[tuple[Point, Point]]:
 
 
 def best(points: Iterable[Point], dtype: str) -> tuple[Point, Point] | None:
-    """The pair with the largest advantage among the sizes that fit on chip, or among all."""
-    found = pairs(points, dtype)
-    fitting = [pair for pair in found if not pair[0].excess_bytes] or found
-    return max(fitting, key=advantage, default=None)
+    """The pair that is quoted, of one dtype; None where no size has both placements."""
+    return quoted(pairs(points, dtype))
+
+
+def quoted(found: Sequence[tuple[Point, Point]]) -> tuple[Point, Point] | None:
+    """The largest undisturbed size that fits on chip, of what `pairs` returns.
+
+    Where all that fit were disturbed it is the largest of those, and where none fits the smallest
+    size there is.
+    """
+    fitting = [pair for pair in found if not pair[0].excess_bytes]
+    calm = [pair for pair in fitting if not disturbed(pair)]
+    return next(iter([*reversed(calm), *reversed(fitting), *found]), None)
+
+
+def disturbed(pair: tuple[Point, Point]) -> bool:
+    """Whether either of the two is marked as disturbed."""
+    return any(p.is_disturbed for p in pair)
 
 
 def advantage(pair: tuple[Point, Point]) -> float:
@@ -121,8 +157,20 @@ def advantage(pair: tuple[Point, Point]) -> float:
     return off.seconds / on.seconds
 
 
+def descent(found: Sequence[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
+    """The quoted pair and the larger ones after it, in which the cliff is looked for.
+
+    Disturbed ones are left out, unless all of the larger ones are.
+    """
+    top = quoted(found)
+    if top is None:
+        return []
+    larger = [pair for pair in found if pair[0].weight_bytes > top[0].weight_bytes]
+    return [top, *([pair for pair in larger if not disturbed(pair)] or larger)]
+
+
 def cliff_bytes(found: Sequence[tuple[Point, Point]]) -> float | None:
-    """Weight bytes at which half of the best advantage is gone.
+    """Weight bytes at which half of the quoted advantage is gone.
 
     Args:
       found: what `pairs` returns.
@@ -131,13 +179,11 @@ def cliff_bytes(found: Sequence[tuple[Point, Point]]) -> float | None:
       None where there is no advantage to lose (below `SEEN`), and infinity where it is not lost
       at the largest size.
     """
-    if not found:
+    line = descent(found)
+    if not line or advantage(line[0]) < SEEN:
         return None
-    top = max(range(len(found)), key=lambda i: advantage(found[i]))
-    if advantage(found[top]) < SEEN:
-        return None
-    half = 1 + (advantage(found[top]) - 1) / 2
-    for before, after in zip(found[top:], found[top + 1 :], strict=False):
+    half = 1 + (advantage(line[0]) - 1) / 2
+    for before, after in itertools.pairwise(line):
         if advantage(after) < half:
             share = (advantage(before) - half) / (advantage(before) - advantage(after))
             low, high = math.log(before[0].weight_bytes), math.log(after[0].weight_bytes)
@@ -145,16 +191,44 @@ def cliff_bytes(found: Sequence[tuple[Point, Point]]) -> float | None:
     return math.inf
 
 
+Measured = Mapping[tuple[str, int, str], Point]  # by dtype, layers and placement
+
+
 def mixed(points: Iterable[Point]) -> list[Mixed]:
-    """Every mixed placement whose on-chip and off-chip times were measured too."""
+    """Every mixed placement whose parts can be told from what was measured."""
     points = list(points)
-    whole = {(p.dtype, p.layers, p.placement): p for p in points}
+    measured = {(p.dtype, p.layers, p.placement): p for p in points}
     found = []
     for p in points:
-        on = whole.get((p.dtype, p.layers, "on-chip"))
-        off = whole.get((p.dtype, p.layers, "off-chip"))
-        if p.placement in ("on-chip", "off-chip") or on is None or off is None:
+        if p.placement in ("on-chip", "off-chip"):
             continue
-        share = p.on_chip_bytes / p.weight_bytes
-        found.append(Mixed(point=p, hot_s=share * on.seconds, cold_s=(1 - share) * off.seconds))
+        parts = (_halves if p.placement == "half-on-chip" else _shares)(p, measured)
+        if parts is not None:
+            found.append(Mixed(point=p, hot_s=parts[0], cold_s=parts[1]))
     return found
+
+
+def _halves(p: Point, measured: Measured) -> tuple[float, float] | None:
+    """Seconds of the first half of the layers alone on chip, and of the others alone off chip."""
+    hot_layers = p.layers // 2
+    cold_layers = p.layers - hot_layers
+    hot = measured.get((p.dtype, hot_layers, "on-chip"))
+    off_chip = [q for q in measured.values() if (q.dtype, q.placement) == (p.dtype, "off-chip")]
+    if hot is None or not off_chip:
+        return None
+    near = min(off_chip, key=lambda q: abs(q.layers - cold_layers))
+    return hot.seconds, near.seconds / near.layers * cold_layers
+
+
+def _shares(p: Point, measured: Measured) -> tuple[float, float] | None:
+    """Seconds of the whole model on chip and off chip, each by its share of the bytes.
+
+    Only where all of it fits on chip: beyond that the on-chip time of the whole is one of misses,
+    and hot plus cold would be the measured time by construction.
+    """
+    on = measured.get((p.dtype, p.layers, "on-chip"))
+    off = measured.get((p.dtype, p.layers, "off-chip"))
+    if on is None or off is None or p.weight_bytes > p.capacity_bytes:
+        return None
+    share = p.on_chip_bytes / p.weight_bytes
+    return share * on.seconds, (1 - share) * off.seconds

@@ -72,10 +72,9 @@ def tables(answers: Sequence[Answer]) -> tuple[Table, ...]:
             str(len(g.answers)),
             ms(g.ttft_s),
             ms(g.itl_s),
-            ms(g.itl_p99_s),
             ms(g.tpot_s),
             figures(1 / g.tpot_s),
-            f"{sum(a.disturbed for a in g.answers)} of {sum(a.gaps + 1 for a in g.answers)}",
+            _disturbed(g),
         )
         for g in groups(answers)
     )
@@ -90,18 +89,56 @@ def tables(answers: Sequence[Answer]) -> tuple[Table, ...]:
                 "tasks",
                 "TTFT ms",
                 "ITL ms",
-                "ITL p99",
                 "TPOT ms",
                 "tokens/s",
                 "disturbed",
             ),
             rows=rows,
             note="TTFT: time to first token; ITL: inter-token latency; TPOT: time per output token "
-            "after the first; medians over tasks (ITL p99: the worst task's). MB over: bytes that "
+            "after the first; medians over tasks. MB over: bytes that "
             "the placement puts on chip beyond its capacity; they come from off chip all the same. "
             "disturbed: gaps during which other processes used the processor.",
         ),
+        _spread_table(answers),
     )
+
+
+def _spread_table(answers: Sequence[Answer]) -> Table:
+    return Table(
+        title="Latency of HumanEval's tokens, ms",
+        columns=(
+            "dtype",
+            "placement",
+            "what",
+            "median",
+            "p10",
+            "p90",
+            "p99",
+            "p99 of all",
+            "count",
+        ),
+        rows=tuple(
+            (
+                g.dtype,
+                g.placement,
+                name,
+                *(ms(t) for t in (s.median_s, s.p10_s, s.p90_s, s.p99_s, s.p99_all_s)),
+                str(s.count),
+            )
+            for g in groups(answers)
+            for name, s in (("TTFT", g.ttft), ("ITL", g.itl))
+        ),
+        note="TTFT: over tasks, one sample each. ITL: medians over tasks of each one's median, p10 "
+        "and p90 over its gaps; p99 and p99 of all are the worst task's. Disturbed samples are "
+        "left out, unless all of them are, and count is without them; p99 of all has them too.",
+    )
+
+
+def _disturbed(group: Group) -> str:
+    if not all(a.metered for a in group.answers):
+        return "not metered"
+    gaps = sum(a.gaps + 1 for a in group.answers)
+    return f"{sum(a.disturbed for a in group.answers)} of {gaps}"
 
 
 def _label(group: Group) -> str:

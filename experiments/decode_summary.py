@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 from collections.abc import Iterable
 
+import emu
 from experiments.cliff_summary import samples
 from experiments.results import Row
 
@@ -28,10 +29,28 @@ class Answer:
     new_tokens: int
     ttft_s: float
     tpot_s: float
+    ttft_disturbed: bool
+    metered: bool  # False: nothing is known of disturbance
     itl_median_s: float
+    itl_p10_s: float
+    itl_p90_s: float
     itl_p99_s: float
-    gaps: int
+    itl_p99_all_s: float  # of the disturbed gaps too
+    itl_count: int  # gaps that those are of
+    gaps: int  # all
     disturbed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How many timings are spread; `p99_all_s` is of the disturbed ones too."""
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    p99_s: float
+    p99_all_s: float
+    count: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +63,34 @@ class Group:
 
     @property
     def ttft_s(self) -> float:
-        """Median over tasks."""
-        return statistics.median(a.ttft_s for a in self.answers)
+        """Median over the tasks whose own was not disturbed, or over all where every one was."""
+        return self.ttft.median_s
+
+    @property
+    def ttft(self) -> Spread:
+        """Over tasks, each of which is one sample."""
+        times = [a.ttft_s for a in self.answers]
+        found = emu.Latency.of(times, [a.ttft_disturbed for a in self.answers])
+        return Spread(
+            median_s=found.median_s,
+            p10_s=found.p10_s,
+            p90_s=found.p90_s,
+            p99_s=found.p99_s,
+            p99_all_s=found.p99_all_s,
+            count=found.count,
+        )
+
+    @property
+    def itl(self) -> Spread:
+        """Medians over tasks of each one's median, p10 and p90; the worst of their p99."""
+        return Spread(
+            median_s=self.itl_s,
+            p10_s=statistics.median(a.itl_p10_s for a in self.answers),
+            p90_s=statistics.median(a.itl_p90_s for a in self.answers),
+            p99_s=self.itl_p99_s,
+            p99_all_s=max(a.itl_p99_all_s for a in self.answers),
+            count=sum(a.itl_count for a in self.answers),
+        )
 
     @property
     def tpot_s(self) -> float:
@@ -71,10 +116,16 @@ def answered(row: Row) -> Answer:
     return Answer(
         **{name: m[name] for name in own},
         itl_median_s=itl["median_s"],
+        itl_p10_s=itl["p10_s"],
+        itl_p90_s=itl["p90_s"],
         itl_p99_s=itl["p99_s"],
+        itl_p99_all_s=itl["p99_all_s"],
+        itl_count=itl["count"],
         gaps=samples(itl),
         disturbed=itl["disturbed_count"] + m["ttft"]["disturbed_count"],
         ttft_s=m["ttft"]["median_s"],
+        ttft_disturbed=m["ttft"]["disturbed"],
+        metered=itl["metered"] and m["ttft"]["metered"],
     )
 
 

@@ -2,19 +2,26 @@
 
 The sweep says how many times as fast weights are read when they stay on chip; HumanEval says how
 long a token takes with all its weights off chip. The quotient is how long it would take if they
-stayed on chip, which this machine cannot show where the model is larger than its cache: an
-extrapolation, and called so.
+stayed on chip and the whole step gained what the layers gained, which this machine cannot show
+where the model is larger than its cache: an extrapolation, and called so.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 from emu.report import Report
-from experiments import cliff, cliff_report, cliff_summary, decode_latency, decode_report
+from experiments import (
+    cliff,
+    cliff_report,
+    cliff_summary,
+    cliff_tables,
+    decode_latency,
+    decode_report,
+)
 from experiments.cliff_summary import Point
 from experiments.decode_summary import Answer, answered, groups
 from experiments.results import ResultsFile, Row
-from experiments.wording import listed, mb, ms
+from experiments.wording import figures, listed, mb, ms
 from models.checkpoint import open_checkpoint
 from models.named import resolve
 
@@ -47,25 +54,37 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
         title=f"{settings.model}: how long a token takes, on chip and off chip",
         answer=(*per_token(points, answers, settings.model), *cliff_report.answer(points)),
         figures=(cliff_report.figure(points), decode_report.figure(answers)),
-        tables=(*decode_report.tables(answers), *cliff_report.tables(points)),
+        tables=(*decode_report.tables(answers), *cliff_tables.tables(points)),
     )
 
 
 def per_token(points: Sequence[Point], answers: Sequence[Answer], model: str) -> tuple[str, ...]:
-    """What a token takes from off chip, and what it would take if its weights stayed on chip."""
-    off, on = [], []
-    for group in groups(answers):
-        top = cliff_summary.best(points, group.dtype)
-        if group.placement != "off-chip" or top is None:
-            continue
-        faster = max(1.0, cliff_summary.advantage(top))
-        size = mb(group.answers[0].weight_bytes)
-        off.append(f"{ms(group.tpot_s)} ms in {group.dtype} ({size} MB)")
-        on.append(f"{ms(group.tpot_s / faster)} ms")
+    """What a token takes from off chip, and an extrapolation to weights that stay on chip."""
+    off = [group for group in groups(answers) if group.placement == "off-chip"]
     if not off:
         return decode_report.answer(answers, model)
+    times = [f"{ms(g.tpot_s)} ms in {g.dtype} ({mb(g.answers[0].weight_bytes)} MB)" for g in off]
     names = (answers[0].off_chip, answers[0].on_chip)
+    measured = (
+        f"On this machine one token of {model} takes {listed(times)} with its weights in "
+        f"{names[0]}."
+    )
+    guesses = []
+    for group in off:
+        top = cliff_summary.best(points, group.dtype)
+        if top is None or top[0].one_memory or top[0].excess_bytes:
+            continue
+        gain = cliff_summary.advantage(top)
+        if gain >= cliff_summary.SEEN:
+            guesses.append(
+                f"{ms(group.tpot_s / gain)} ms in {group.dtype} ({figures(gain)} times at "
+                f"{mb(top[0].weight_bytes)} MB)"
+            )
+    if not guesses:
+        return (measured,)
     return (
-        f"On this machine one token of {model} takes {listed(off)} with its weights in {names[0]}; "
-        f"if they all stayed in {names[1]}, about {listed(on)}.",
+        measured,
+        f"Extrapolated, not measured: {listed(guesses)} if all weights stayed in {names[1]}. That "
+        "supposes that the whole step, the output head too, gains what the layers alone gained at "
+        "the size in brackets.",
     )

@@ -1,8 +1,9 @@
+import dataclasses
 import math
 
 import pytest
 
-from experiments import cliff_report, cliff_summary, decode_report, quickstart
+from experiments import cliff_report, cliff_summary, cliff_tables, decode_report, quickstart
 from experiments.cliff_summary import Point
 from experiments.decode_summary import Answer, groups
 from experiments.wording import figures, listed
@@ -27,8 +28,13 @@ def point(layers: int, placement: str, seconds: float, on_chip_share: float = 0.
         p10_s=seconds * 0.9,
         p90_s=seconds * 1.1,
         p99_s=seconds * 1.2,
+        p99_all_s=seconds * 1.3,
+        count=97,
         samples=100,
         disturbed=3,
+        is_disturbed=False,
+        metered=True,
+        one_memory=False,
         host_on_chip_s=seconds,
         host_off_chip_s=seconds,
     )
@@ -41,12 +47,51 @@ SWEEP = [point(n, "off-chip", n * 200e-6) for n in (1, 2, 4, 8, 16)] + [
 ]
 
 
-def test_the_best_pair_is_among_the_sizes_that_fit() -> None:
+def marked(points: list[Point], *layers: int) -> list[Point]:
+    """The same, with the rows of these sizes marked as disturbed."""
+    return [dataclasses.replace(p, is_disturbed=p.layers in layers) for p in points]
+
+
+def slower(points: list[Point], layers: int, placement: str, factor: float) -> list[Point]:
+    return [
+        dataclasses.replace(p, seconds=p.seconds * factor)
+        if (p.layers, p.placement) == (layers, placement)
+        else p
+        for p in points
+    ]
+
+
+def quoted_layers(points: list[Point]) -> int:
+    best = cliff_summary.best(points, "float32")
+    assert best is not None
+    return best[0].layers
+
+
+def test_the_quoted_size_is_the_largest_that_fits_not_the_luckiest() -> None:
     best = cliff_summary.best(SWEEP, "float32")
     assert best is not None
-    assert best[0].layers in (1, 2)
+    assert best[0].layers == 2
     assert cliff_summary.advantage(best) == pytest.approx(2.0)
+    lucky = slower(SWEEP, 1, "off-chip", 5)
+    assert quoted_layers(lucky) == 2
+    pairs = cliff_summary.pairs
+    # The cliff's peak is the quoted pair too.
+    assert cliff_summary.cliff_bytes(pairs(lucky, "float32")) == cliff_summary.cliff_bytes(
+        pairs(SWEEP, "float32")
+    )
     assert cliff_summary.best(SWEEP, "int8") is None
+
+
+def test_disturbed_rows_are_not_quoted_where_others_fit() -> None:
+    assert quoted_layers(marked(SWEEP, 2)) == 1
+    assert quoted_layers(marked(SWEEP, 1, 2)) == 2
+    assert quoted_layers([p for p in SWEEP if p.layers > 2]) == 4  # none fits: the smallest
+    assert "disturbed by other processes" in cliff_report.answer(marked(SWEEP, 1, 2))[0]
+    assert "disturbed" not in cliff_report.answer(marked(SWEEP, 2))[0]
+    line = cliff_summary.descent(cliff_summary.pairs(marked(SWEEP, 2, 4), "float32"))
+    assert [on.layers for on, _ in line] == [1, 8, 16]
+    (table, _) = cliff_tables.tables(marked(SWEEP, 2))
+    assert [row[-1] for row in table.rows[:3]] == ["6 of 200", "6 of 200 *", "6 of 200"]
 
 
 def test_the_cliff_is_where_half_of_the_advantage_is_gone() -> None:
@@ -57,21 +102,50 @@ def test_the_cliff_is_where_half_of_the_advantage_is_gone() -> None:
 
 
 def test_there_may_be_no_cliff_or_none_yet() -> None:
+    fits = [p for p in SWEEP if p.layers <= 2]
     flat = [point(n, p, n * 200e-6) for n in (1, 2) for p in ("on-chip", "off-chip")]
     assert cliff_summary.cliff_bytes(cliff_summary.pairs(flat, "float32")) is None
     assert cliff_summary.cliff_bytes([]) is None
-    fits = [p for p in SWEEP if p.layers <= 2]
     assert cliff_summary.cliff_bytes(cliff_summary.pairs(fits, "float32")) == math.inf
-    assert "nowhere (no advantage was seen)" in cliff_report.answer(flat)[1]
+    none, cliff = cliff_report.answer(flat)
+    assert none.startswith("No advantage of llc over dram was seen")
+    assert "1.00 times in float32" in none
+    assert "faster" not in none
+    assert "nowhere (no advantage was seen)" in cliff
+    assert "are read faster" in cliff_report.answer(fits)[0]
     assert "beyond the largest size, 20.0 MB" in cliff_report.answer(fits)[1]
 
 
-def test_mixed_is_held_against_hot_plus_cold() -> None:
+def test_a_cpus_memory_kinds_are_said_to_be_one_memory() -> None:
+    (line,) = cliff_report.answer([dataclasses.replace(p, one_memory=True) for p in SWEEP])
+    assert line.startswith("On a CPU llc and dram are the same memory, so neither is faster")
+
+
+def test_half_is_held_against_its_halves_as_models_of_their_own() -> None:
     half = point(2, "half-on-chip", 310e-6, on_chip_share=0.5)
-    (mixed,) = cliff_summary.mixed([*SWEEP, half, point(32, "half-on-chip", 1.0, 0.5)])
-    assert mixed.hot_s == pytest.approx(100e-6)  # half of the 200 µs of two layers on chip
-    assert mixed.cold_s == pytest.approx(200e-6)  # half of their 400 µs off chip
-    assert mixed.ratio == pytest.approx(310 / 300)
+    past = point(8, "half-on-chip", 1e-3, on_chip_share=0.5)
+    unknown = point(32, "half-on-chip", 1.0, on_chip_share=0.5)  # 16 on chip, 16 off: measured
+    other = point(6, "half-on-chip", 1.0, on_chip_share=0.5)  # three on chip were not
+    found = cliff_summary.mixed([*SWEEP, half, past, unknown, other])
+    assert [m.point.layers for m in found] == [2, 8, 32]
+    assert found[0].hot_s == pytest.approx(100e-6)  # one layer on chip
+    assert found[0].cold_s == pytest.approx(200e-6)  # one layer off chip
+    assert found[0].ratio == pytest.approx(310 / 300)
+    assert found[1].hot_s == pytest.approx(4 * 120e-6)
+    assert found[1].cold_s == pytest.approx(4 * 200e-6)
+    assert [m.past_the_cache for m in found] == [False, True, True]
+    three = point(3, "half-on-chip", 1.0, on_chip_share=1 / 3)
+    (odd,) = cliff_summary.mixed([*SWEEP[:1], SWEEP[5], three])  # one layer, on and off
+    assert odd.cold_s == pytest.approx(2 * 200e-6)  # of the nearest that was measured
+
+
+def test_other_mixes_are_held_against_their_shares_only_where_all_fits() -> None:
+    fits = point(2, "attention-on-chip", 400e-6, on_chip_share=0.25)
+    past = point(8, "attention-on-chip", 1e-3, on_chip_share=0.25)
+    (found,) = cliff_summary.mixed([*SWEEP, fits, past])
+    assert found.point is fits
+    assert found.hot_s == pytest.approx(0.25 * 200e-6)
+    assert found.cold_s == pytest.approx(0.75 * 400e-6)
 
 
 def answer(task: str, dtype: str, tpot_s: float, placement: str = "off-chip") -> Answer:
@@ -89,7 +163,13 @@ def answer(task: str, dtype: str, tpot_s: float, placement: str = "off-chip") ->
         ttft_s=0.2,
         tpot_s=tpot_s,
         itl_median_s=tpot_s,
+        itl_p10_s=tpot_s / 2,
+        itl_p90_s=1.5 * tpot_s,
         itl_p99_s=2 * tpot_s,
+        itl_p99_all_s=3 * tpot_s,
+        itl_count=49,
+        ttft_disturbed=False,
+        metered=True,
         gaps=49,
         disturbed=0,
     )
@@ -102,12 +182,39 @@ def test_groups_take_medians_over_tasks() -> None:
     assert group.itl_p99_s == pytest.approx(0.198)
 
 
+def test_humaneval_table_has_the_spread_of_both_latencies() -> None:
+    found = [answer(task, "float32", 0.01) for task in "abc"]
+    found[2] = dataclasses.replace(found[2], ttft_s=9.0, ttft_disturbed=True, metered=False)
+    table, spread = decode_report.tables(found)
+    assert table.rows[0][-1] == "not metered"
+    assert spread.rows == (
+        ("float32", "off-chip", "TTFT", "200", "200", "200", "200", "8,820", "2"),
+        ("float32", "off-chip", "ITL", "10.0", "5.00", "15.0", "20.0", "30.0", "147"),
+    )
+
+
+def test_every_row_is_shown_whatever_its_placement() -> None:
+    own = dataclasses.replace(point(3, "rules", 300e-6, 0.3), is_disturbed=True)
+    blind = dataclasses.replace(point(4, "fit", 400e-6, 0.3), metered=False)
+    (table,) = cliff_tables.tables([own, blind])
+    head = ("float32", "3", "rules", "30.0")
+    assert table.rows[0] == (*head, "300", "270", "330", "360", "390", "97", "3 of 100 *")
+    assert table.rows[1][-1] == "not metered"
+
+
 def test_quickstart_says_what_a_token_takes_in_both_memories() -> None:
-    (line,) = quickstart.per_token(SWEEP, [answer("a", "float32", 0.012)], "tiny")
+    answers = [answer("a", "float32", 0.012)]
+    line, guess = quickstart.per_token(SWEEP, answers, "tiny")
     assert line == (
         "On this machine one token of tiny takes 12.0 ms in float32 (540 MB) with its weights in "
-        "dram; if they all stayed in llc, about 6.00 ms."
+        "dram."
     )
+    assert guess.startswith(
+        "Extrapolated, not measured: 6.00 ms in float32 (2.00 times at 20.0 MB) if all weights "
+        "stayed in llc. That supposes that the whole step"
+    )
+    no_gain = [p for p in SWEEP if p.layers == 16]
+    assert quickstart.per_token(no_gain, answers, "tiny") == (line,)
 
 
 def test_reports_of_nothing_say_so() -> None:
@@ -119,13 +226,13 @@ def test_reports_of_nothing_say_so() -> None:
 
 def test_tables_hold_what_was_measured() -> None:
     half = point(2, "half-on-chip", 310e-6, on_chip_share=0.5)
-    pairs, mixed = cliff_report.tables([*SWEEP, half])
+    pairs, mixed, _ = cliff_tables.tables([*SWEEP, half])
     cells = dict(zip(pairs.columns, pairs.rows[0], strict=True))
     assert cells["on µs/layer"] == "100"
     assert cells["off GB/s"] == "50.0"
     assert cells["off/on"] == "2.00"
     assert cells["disturbed"] == "6 of 200"
-    assert mixed.rows[0][-1] == "1.03"
+    assert mixed.rows[0][-2:] == ("1.03", "yes")
     panel, below = cliff_report.figure([*SWEEP, half]).panels
     by_label = {s.label: s for s in panel.series}
     assert by_label["on-chip"].x == (10, 20, 40, 80, 160)
