@@ -76,9 +76,10 @@ def per_token(points: Sequence[Point], answers: Sequence[Answer], model: str) ->
             continue
         gain = cliff_summary.advantage(top)
         if gain >= cliff_summary.SEEN:
+            mark = ", disturbed by other processes" if cliff_summary.disturbed(top) else ""
             guesses.append(
                 f"{ms(group.tpot_s / gain)} ms in {group.dtype} ({figures(gain)} times at "
-                f"{mb(top[0].weight_bytes)} MB)"
+                f"{mb(top[0].weight_bytes)} MB{mark})"
             )
     if not guesses:
         return (measured,)

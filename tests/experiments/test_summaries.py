@@ -213,6 +213,8 @@ def test_quickstart_says_what_a_token_takes_in_both_memories() -> None:
         "Extrapolated, not measured: 6.00 ms in float32 (2.00 times at 20.0 MB) if all weights "
         "stayed in llc. That supposes that the whole step"
     )
+    _, guess = quickstart.per_token(marked(SWEEP, 1, 2), answers, "tiny")
+    assert "(2.00 times at 20.0 MB, disturbed by other processes)" in guess
     no_gain = [p for p in SWEEP if p.layers == 16]
     assert quickstart.per_token(no_gain, answers, "tiny") == (line,)
 
