@@ -262,6 +262,16 @@ def test_quickstart_answers_the_question_and_the_notebook_reads_it(
     assert "TPOT_ms" in shown
 
 
+def test_the_notebook_opens_on_the_example_that_it_ships_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMU_RESULTS", raising=False)
+    shown = executed_notebook(tmp_path)
+    assert shown.count("image/png") == 2
+    assert "half-on-chip" in shown
+    assert "TPOT_ms" in shown
+
+
 def executed_notebook(folder: Path) -> str:
     """The outputs of the results notebook, run by this interpreter and no other kernel."""
     kernel = folder / "jupyter" / "kernels" / "this-python"
