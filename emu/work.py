@@ -19,9 +19,30 @@ import jax
 from emu.errors import EmuError
 from emu.jaxprs import bits_of, key_path
 
-SCHEMA = 1  # raised when a field is added; fields are never renamed or removed
+SCHEMA = 2  # raised when a field is added; fields are never renamed or removed
 
 Kind = Literal["weights", "cache", "activations"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A logical axis: dimensions of tensors that walk the same entries (heads, vocabulary, tokens).
+
+    `Work.axes` lists them; everything else names them by their place in that list. A dimension that
+    is reshaped into several (40 heads of 128) is the product of several axes, major first.
+    """
+
+    size: int
+    name: str = ""  # where it was first seen: `layers/mlp/up/kernel[0]`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Routed:
+    """Which of a stack of experts is read is decided by a router, token by token."""
+
+    experts: int  # to choose from
+    chosen: int  # for each token
+    tokens: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +53,7 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: str
     kind: Literal["weights", "cache"] = "weights"
+    axes: tuple[tuple[int, ...], ...] = ()  # the logical axes of each dimension; (): not known
 
     @property
     def size(self) -> int:
@@ -60,6 +82,8 @@ class Access:
     # The leaf's axes that a dot sums over, where they can still be told apart: a split of one of
     # them over chips leaves partial sums to be added.
     contracted: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()  # the logical axes that these bytes are spread over
+    routed: Routed | None = None  # experts' weights: `bytes` are of the distinct ones expected
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +126,12 @@ class Op:
     # (dequantisation in a product's operand) or starts none.
     kernel: int | None = None
     devices: int = 1  # under shard_map: how many devices do this, each on its own shard
+    # Logical axes: all that its FLOPs are spread over; of those, the ones it sums over; those of
+    # tensors from which it picks entries by index; those that it needs all entries of (a sort).
+    axes: tuple[int, ...] = ()
+    summed: tuple[int, ...] = ()
+    indexed: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
 
     @property
     def read_bytes(self) -> dict[str, int]:
@@ -125,6 +155,7 @@ class Work:
     ops: tuple[Op, ...] = ()
     peak_activation_bytes: int = 0  # most bytes of activations alive at once, arguments included
     notes: tuple[str, ...] = ()  # what had to be assumed
+    axes: tuple[Axis, ...] = ()  # the logical axes that leaves, ops and accesses name by number
     schema: int = SCHEMA
 
     @functools.cached_property

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from emu.errors import EmuError
-from emu.work import SCHEMA, Access, Collective, Dot, Leaf, Op, Work
+from emu.work import SCHEMA, Access, Axis, Collective, Dot, Leaf, Op, Routed, Work
 
 
 def dumps(work: Work) -> str:
@@ -26,13 +26,19 @@ def loads(text: str) -> Work:
         raise EmuError(f"work: schema {schema} is newer than this emu's {SCHEMA}; update emu")
     try:
         return Work(
-            leaves=tuple(Leaf(**(x | {"shape": tuple(x["shape"])})) for x in fields["leaves"]),
+            leaves=tuple(_leaf(x) for x in fields["leaves"]),
             ops=tuple(_op(x) for x in fields["ops"]),
             peak_activation_bytes=fields["peak_activation_bytes"],
             notes=tuple(fields["notes"]),
+            axes=tuple(Axis(**x) for x in fields.get("axes", ())),
         )
     except (KeyError, TypeError) as e:
         raise EmuError(f"work: a field is missing or unknown ({e}); write it again") from e
+
+
+def _leaf(fields: dict[str, Any]) -> Leaf:
+    axes = tuple(tuple(axes) for axes in fields.get("axes", ()))
+    return Leaf(**fields | {"shape": tuple(fields["shape"]), "axes": axes})
 
 
 def _op(fields: dict[str, Any]) -> Op:
@@ -45,15 +51,18 @@ def _op(fields: dict[str, Any]) -> Op:
             "collective": None if collective is None else Collective(**collective),
             "dot": None if dot is None else Dot(**dot),
         }
+        | {name: tuple(fields.get(name, ())) for name in ("axes", "summed", "indexed", "whole")}
     )
 
 
 def _access(fields: dict[str, Any]) -> Access:
-    rows = fields["rows"]
+    rows, routed = fields["rows"], fields.get("routed")
     return Access(
         **fields
         | {
             "rows": None if rows is None else (rows[0], rows[1]),
             "contracted": tuple(fields["contracted"]),
+            "axes": tuple(fields.get("axes", ())),
+            "routed": None if routed is None else Routed(**routed),
         }
     )
