@@ -18,8 +18,8 @@ def breakdown(of: Schedule, system: System, at: Clocked, xp: Any) -> dict[str, A
     repeats = of.calls * of.repeats
     exchanging = at.exchange >= at.needed
     computing = (at.compute >= at.needed) & ~exchanging
-    overhead = per_step + repeats @ at.before
-    collectives = repeats @ (at.busy * exchanging)
+    overhead = per_step + repeats @ (at.before - at.crossing)
+    collectives = repeats @ (at.busy * exchanging + at.crossing)
     compute = repeats @ (at.busy * computing)
     reading = at.seconds - overhead - collectives - compute
     kinds = (at.by_kind * ~(computing | exchanging)) @ repeats

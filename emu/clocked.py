@@ -7,7 +7,8 @@ class Clocked(NamedTuple):
     """Arrays of seconds by row; `seconds` is the whole step's."""
 
     seconds: Any
-    before: Any  # launch and exposed latency
+    before: Any  # launch, exposed latency, and crossing a mesh of cores
+    crossing: Any  # the last of these alone
     busy: Any
     compute: Any
     exchange: Any

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
 from emu.work import Work
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
     longest: int  # rows in a run, filled up to a power of two
     run_repeats: Any  # filled up to a power of two
     many: bool  # too many rows and runs to go through one by one
+    regions: Regions | None  # on a chip that is a mesh of cores
     traffic: dict[str, int]
     notes: tuple[str, ...]
 
@@ -89,6 +91,11 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
         run_repeats=repeats,
         many=len(of.rows) + len(of.runs) > _FEW,
+        regions=(
+            None
+            if mesh_of(placement.system.chip) is None
+            else regions(of, work, placement.system.pipeline)
+        ),
         traffic={m.name: round(float(n)) for m, n in zip(memories, moved, strict=True)},
         notes=(*of.notes, *placement.notes),
     )

@@ -98,8 +98,11 @@ def _of_kernels(
     ]
     for n, i in enumerate(order):
         row = of.rows[i]
-        if at.before[i] > 0:
-            yield _span(row, "overhead", offset + played.launch[n], at.before[i])
+        crossing = at.crossing[i]
+        if at.before[i] > crossing:
+            yield _span(row, "overhead", offset + played.launch[n], at.before[i] - crossing)
+        if crossing > 0:
+            yield _span(row, "mesh", offset + played.begin[n] - crossing, crossing)
         for resource, seconds in columns:
             if seconds[i] > 0:
                 yield _span(row, resource, offset + played.begin[n], seconds[i])

@@ -17,7 +17,7 @@ from emu.records import pytree
 from emu.rules import nearest
 
 
-@pytree(static=("name", "prefetch_kernels"))
+@pytree(static=("name", "prefetch_kernels", "pads"))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
     """What serving software adds to a step; every number is a `Sourced` and a pytree leaf."""
@@ -32,10 +32,15 @@ class Stack:
     on_chip_share: Sourced  # of the memory's bandwidth that kernels reach
     off_chip_share: Sourced
     compute_share: Sourced  # of the peak FLOP/s that products reach
+    per_exchange_s: Sourced  # beside what the link takes: synchronisation before a collective
+    # Links side by side over which a vector enters a mesh of cores; at most the region's side.
+    mesh_lanes: Sourced
     # How much of a memory's latency each kernel waits for (0: hidden by other reads under way).
     exposed_latency: Sourced
     # Of every memory's capacity, kept for what is no tensor: workspaces, code, fragmentation.
     reserve_share: Sourced
+    # Heads or columns that do not divide among the ranks are padded until they do; else an error.
+    pads: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -67,7 +72,7 @@ class Stack:
 
 def _numbers(stack: Stack) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(stack):
-        if field.name not in ("name", "prefetch_kernels"):
+        if field.name not in ("name", "prefetch_kernels", "pads"):
             yield field.name, getattr(stack, field.name)
 
 
@@ -84,6 +89,8 @@ IDEAL = Stack(
     on_chip_share=_by_definition(1.0),
     off_chip_share=_by_definition(1.0),
     compute_share=_by_definition(1.0),
+    per_exchange_s=_by_definition(0.0),
+    mesh_lanes=_by_definition(math.inf),
     exposed_latency=_by_definition(0.0),
     reserve_share=_by_definition(0.0),
 )

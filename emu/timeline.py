@@ -7,7 +7,8 @@ from typing import Any
 from emu.errors import EmuError
 from emu.records import pytree
 
-# Where the seconds of a step go. `overhead` is the stack's time and exposed latency.
+# Where the seconds of a step go. `collectives` are exchanges between chips, and between the cores
+# of one that is a mesh; `overhead` is the stack's time and exposed latency.
 PARTS = ("weights", "cache", "activations", "compute", "collectives", "overhead")
 
 

@@ -12,7 +12,9 @@ the faster memories hold; what is missing when a kernel needs it is a stall (`em
 launch of a kernel and the latency that the stack leaves exposed come before its `busy`, collectives
 (`emu.exchanges`) are kernels of their own. So
 
-    step = per step + Σ (launch + exposed latency + busy) + stalls
+    step = per step + Σ (launch + exposed latency + crossing + busy) + stalls
+
+where `crossing` is what vectors take across a chip that is a mesh of cores (`emu.mesh`).
 
 With several off-chip memories each port keeps its own lead, and the one with the most stalls
 decides. The step is taken to be one of many alike, so that its first weights are fetched at the end
@@ -37,6 +39,7 @@ from emu.chips import Chip, Memory
 from emu.clocked import Clocked
 from emu.errors import EmuError
 from emu.lookahead import NOTHING
+from emu.mesh import crossing_seconds, mesh_of
 from emu.placement import Placement
 from emu.planning import Plan, plan_of
 from emu.schedule import Schedule
@@ -110,7 +113,13 @@ def _is_plain(system: System) -> bool:
     used = [m.bandwidth_bytes_per_s for m in chip.memories]
     used += [m.latency_s for m in chip.memories] + [m.capacity_bytes for m in chip.memories]
     used += [stack.per_step_s, stack.per_kernel_s, stack.prefetch_bytes, stack.exposed_latency]
-    used += [stack.on_chip_share, stack.off_chip_share, stack.compute_share]
+    used += [
+        stack.per_exchange_s,
+        stack.mesh_lanes,
+        stack.on_chip_share,
+        stack.off_chip_share,
+        stack.compute_share,
+    ]
     used += chip.peak_flops_per_s.values()
     used += [n for n in (chip.weight_entry_bytes_per_s, chip.power_w) if n is not None]
     for link in chip.links:
@@ -120,11 +129,6 @@ def _is_plain(system: System) -> bool:
 
 def _check(system: System, placement: Placement) -> None:
     placed = placement.system
-    if any(link.scope == "on-chip" for link in system.chip.links):
-        raise EmuError(
-            f"predict: {system.chip.name} is limited by the mesh between its own cores, which is "
-            "not modelled yet: bytes over bandwidth would be hundreds of times too fast"
-        )
     if system.chips_per_replica > 1:
         raise EmuError(
             f"predict: {system.chips_per_replica} chips share one copy of the weights, and works "
@@ -178,11 +182,23 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         np.zeros(len(of.rows)),
     )
     entry = _entry(of, chip)
+    exchange = exchange + (of.collective_bytes.sum(-1) > 0) * stack.per_exchange_s.value
+    crossing = np.zeros(len(of.rows))
+    if plan.regions is not None:
+        # A region of a mesh has its share of the chip; what is off it comes over one port for all.
+        share = plan.regions.share
+        near = np.array([m.placement == "on-chip" for m in chip.memories])
+        slower = np.where(near, 1.0 / share[:, None], 1.0)
+        ports, all_ports, compute = ports * slower, all_ports * slower, compute / share
+        mesh = mesh_of(chip)
+        assert mesh is not None
+        crossing = crossing_seconds(plan.regions, mesh, stack, xp)
     busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry])
     needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry])
     before = of.launched * stack.per_kernel_s.value + stack.exposed_latency.value * _latency(
         plan, chip, xp
     )
+    before = before + crossing
     alone = of.calls * (of.repeats @ (before + busy))
     feeds = {}
     waits = {}
@@ -203,6 +219,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     return Clocked(
         seconds=stack.per_step_s.value + alone + waited,
         before=before,
+        crossing=crossing,
         busy=busy,
         compute=compute,
         exchange=exchange,
