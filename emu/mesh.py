@@ -1,0 +1,94 @@
+"""What crossing a mesh of cores costs: the time of a wafer, which is not bytes over bandwidth.
+
+On a chip whose cores are joined by a mesh (a `Link` of scope "on-chip"), every core reads its own
+memory, and a layer lives on a region of the cores: as large a share of them as its tensors are of
+all that the chip holds. A product in that region of s × s cores broadcasts its input over the
+columns and adds up its output over the rows, one after the other,
+
+    2·s·hop + (bytes in + bytes out) ÷ (lanes · B),    lanes ≤ s,
+
+with `hop` seconds from core to core and B bytes per second through one port of a core. Lanes are
+the links side by side over which a vector enters: the region's side at best, fewer where the
+software streams it through fewer (`Stack.mesh_lanes`). Reductions (norms, softmax) cross the region
+too, with nothing to carry but a number. Streaming from the region's memories and its arithmetic go
+at the region's share of the chip.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emu.chips import Chip, Link
+from emu.jaxprs import bits_of
+from emu.schedule import Row, Schedule
+from emu.stacks import Stack
+from emu.windows import Array
+from emu.work import Access, Work
+
+_CROSSING = ("dot", "convolution", "reduction", "sort")
+
+
+class Regions(NamedTuple):
+    """What of a schedule's rows lies where on a mesh; arrays have a value for each row."""
+
+    share: Array  # of the cores
+    crossings: Array  # 1 where the row's results depend on the whole region
+    vector_bytes: Array  # into and out of its products
+
+
+def mesh_of(chip: Chip) -> Link | None:
+    """The link that joins the chip's own cores, if it is limited by one."""
+    return next((link for link in chip.links if link.scope == "on-chip"), None)
+
+
+def regions(of: Schedule, work: Work, stages: int) -> Regions:
+    """Which part of a chip each row has for itself, where `stages` chips share the layers."""
+    stored = {leaf.path: leaf.bytes for leaf in work.leaves}
+    whole = max(1.0, sum(stored.values()) / stages)
+    share = np.ones(len(of.rows))
+    for run in of.runs:
+        held: dict[str, float] = {}
+        for row in of.rows[run.start : run.stop]:
+            for op in row.ops:
+                for access in (*op.reads, *op.writes):
+                    if access.tensor in stored:
+                        held[access.tensor] = stored[access.tensor] / _turns(access, op.count)
+        share[run.start : run.stop] = min(1.0, max(1.0, sum(held.values())) / whole)
+    return Regions(
+        share=share,
+        crossings=np.array([float(_crosses(row)) for row in of.rows]),
+        vector_bytes=np.array([_vector_bytes(row) for row in of.rows]),
+    )
+
+
+def crossing_seconds(at: Regions, mesh: Link, stack: Stack, xp: Any) -> Any:
+    """Seconds [rows] in which vectors cross their row's region."""
+    side = np.sqrt((mesh.nodes or 1) * at.share)
+    port = mesh.bandwidth_bytes_per_s.value / mesh.ports
+    lanes = xp.maximum(1.0, xp.minimum(side, stack.mesh_lanes.value))
+    hops = at.crossings * 2.0 * side * mesh.latency_s.value
+    return hops + at.vector_bytes / (lanes * port)
+
+
+def _turns(access: Access, count: int) -> int:
+    """Among how many turns of a loop a stacked tensor is divided."""
+    if access.rows is None or count < 2:
+        return 1
+    length = access.rows[1] - access.rows[0]
+    return math.gcd(length, count) if length > 1 else 1
+
+
+def _crosses(row: Row) -> bool:
+    return any(op.kind in _CROSSING for op in row.ops)
+
+
+def _vector_bytes(row: Row) -> float:
+    """Of the smaller operand and the result of the row's products, in the operands' dtype."""
+    total = 0.0
+    for op in row.ops:
+        if op.dot is not None and op.flops:
+            each = max(map(bits_of, op.flops)) / 8
+            dot = op.dot
+            total += each * dot.batch * (min(dot.m, dot.n) * dot.k + dot.m * dot.n)
+    return total
