@@ -61,16 +61,19 @@ def matvec(x: jax.Array, matrices: Sequence[Matrix]) -> tuple[jax.Array, ...]:
 
 
 def plain(x: jax.Array, matrix: Matrix) -> jax.Array:
-    """The same product in plain JAX: x [..., in] times [out, in] gives float32 [..., out]."""
+    """The same product in plain JAX: x [..., in] times [out, in] gives [..., out] in x's dtype.
+
+    Operands are in x's dtype too; sums are as wide as the backend makes them, at least as x.
+    """
     weight, scale = matrix if isinstance(matrix, tuple) else (matrix, None)
     y = jax.lax.dot_general(
         x,
-        weight.astype(jnp.float32),
+        weight.astype(x.dtype),
         (((x.ndim - 1,), (1,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=x.dtype,
     )
-    return y if scale is None else y * scale
+    return (y if scale is None else y * scale).astype(x.dtype)
 
 
 def _native(x: jax.Array, matrices: Sequence[Matrix]) -> tuple[jax.Array, ...]:

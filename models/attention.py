@@ -34,8 +34,8 @@ def append_and_attend(
     """Rotate the new tokens' q and k, write k and v into the cache, and attend from each token.
 
     Args:
-      q: float32 [B, T, heads, head_width].
-      k, v: float32 [B, T, kv_heads, head_width].
+      q: [B, T, heads, head_width], in the dtype of the arithmetic.
+      k, v: [B, T, kv_heads, head_width].
       keys, values: the cache, [B, kv_heads, slots, head_width].
       position: int32 [B], tokens that each sequence holds so far.
       angles: float32 [2, B, T, turning / 2], from `rope.angles`; None: nothing turns.
@@ -44,9 +44,10 @@ def append_and_attend(
       sinks: float32 [heads], logits that take a share of attention and give nothing.
 
     Returns:
-      float32 [B, T, heads, head_width], and the cache with T tokens more.
+      [B, T, heads, head_width] in q's dtype, and the cache with T tokens more.
     """
-    if window is None and sinks is None and q.shape[:2] == (1, 1) and kernels.native():
+    one_token = q.shape[:2] == (1, 1) and q.dtype == jnp.float32
+    if window is None and sinks is None and one_token and kernels.native():
         done = _natively(q, k, v, keys, values, position, angles)
         if done is not None:
             return done
@@ -104,14 +105,14 @@ def attend(
     """Softmax attention.
 
     Args:
-      q: float32 [B, T, heads, head_width].
+      q: [B, T, heads, head_width], in the dtype of the arithmetic.
       keys: [B, kv_heads, slots, head_width].
       values: [B, kv_heads, slots, value_width].
       seen: bool [B, 1, 1, T, slots], which slots each token attends to.
       sinks: float32 [heads], logits beside the slots', which take a share and give nothing.
 
     Returns:
-      float32 [B, T, heads, value_width].
+      [B, T, heads, value_width] in q's dtype.
     """
     batch, tokens, heads, width = q.shape
     kv_heads = jax.tree.leaves(keys)[0].shape[1]
@@ -119,7 +120,7 @@ def attend(
     scores = jnp.einsum(
         "btkgw,bklw->bkgtl",
         grouped,
-        widen(keys),
+        widen(keys).astype(q.dtype),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
@@ -131,12 +132,12 @@ def attend(
         shares = jax.nn.softmax(jnp.concatenate([scores, beside], axis=-1), axis=-1)[..., :-1]
     mixed = jnp.einsum(
         "bkgtl,bklw->btkgw",
-        shares,
-        widen(values),
+        shares.astype(q.dtype),
+        widen(values).astype(q.dtype),
         preferred_element_type=jnp.float32,
         precision="highest",
     )
-    return mixed.reshape(batch, tokens, heads, mixed.shape[-1])
+    return mixed.astype(q.dtype).reshape(batch, tokens, heads, mixed.shape[-1])
 
 
 def _natively(

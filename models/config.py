@@ -59,6 +59,8 @@ class DecoderConfig:
     rope_theta: float = 10_000.0
     rope_scaling: Scaling | None = None
     norm_epsilon: float = 1e-5
+    # Of hidden states and of products' operands: "float32", or "bfloat16" as accelerators do it.
+    arithmetic: str = "float32"
     attention_bias: bool = False  # on q, k and v, as Qwen2 has it
     qk_norm: bool = False  # RMSNorm over each head's q and k, as Qwen3 has it
     qk_norm_over_heads: bool = False  # over all heads at once, as MiniMax-M2 has it
@@ -93,6 +95,10 @@ class DecoderConfig:
             raise ModelError(f"config: head_width must be even for RoPE, not {self.head_width}")
         if not self.norm_epsilon > 0:
             raise ModelError(f"config: norm_epsilon must be positive, not {self.norm_epsilon}")
+        if self.arithmetic not in ("float32", "bfloat16"):
+            raise ModelError(
+                f"config: arithmetic must be float32 or bfloat16, not {self.arithmetic!r}"
+            )
         known = [*ACTIVATIONS, *(GATED_ONLY if self.gated else ())]
         if self.activation not in known:
             raise ModelError(

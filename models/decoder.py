@@ -1,7 +1,8 @@
 """The decoder, in Flax NNX: embedding, layers, final norm, head.
 
-Modules hold only weights; the cache goes in and comes out, so that a step is a pure function. All
-arithmetic is in float32, whatever the weights are stored in.
+Modules hold only weights; the cache goes in and comes out, so that a step is a pure function.
+Hidden states and the operands of products are in `DecoderConfig.arithmetic`, whatever the weights
+are stored in; norms, softmax, sums within products and logits are in float32.
 
 The layers are a list, each with weights of its own; or scanned, with the weights of all layers of
 a group (`models.layer_kinds`) stacked on a leading axis, so that a program's size, and the time to
@@ -104,11 +105,12 @@ class Decoder(Stack):
         """Token ids [B, T] to hidden states [B, T, width]."""
         x = self.embedding(tokens)
         factor = self.config.embedding_factor
-        return x if factor == 1 else x * jnp.float32(factor)
+        x = x if factor == 1 else x * jnp.float32(factor)
+        return x.astype(self.config.arithmetic)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Hidden states [B, T, width] to float32 logits [B, T, vocab]."""
         x = self.norm(x)
         head = self.embedding if self.config.tied_embeddings else self.head
         (out,) = products(x, head)
-        return out
+        return out.astype(jnp.float32)

@@ -50,9 +50,10 @@ class GroupedAttention(nnx.Module):
         if self.config.query_factor != 1:
             q = q * self.config.query_factor
         if self.config.plain_qk_norm and self.kind.rope is not None:
-            q, k = (unit_rms(y, self.config.norm_epsilon) for y in (q, k))
+            q, k = (unit_rms(y, self.config.norm_epsilon).astype(x.dtype) for y in (q, k))
         if self.config.query_growth and self.kind.rope is None:
-            q = q * self._growth(position[:, None] + jnp.arange(tokens))[..., None, None]
+            growth = self._growth(position[:, None] + jnp.arange(tokens))[..., None, None]
+            q = (q * growth).astype(x.dtype)
         mixed, keys, values = append_and_attend(
             q,
             k,

@@ -106,12 +106,14 @@ class LatentAttention(nnx.Module):
     ) -> jax.Array:
         k, v = self._halves()
         latents = widen(values)[:, 0]
-        carried = _einsum("bthn,hnr->bthr", staying, k)
+        dtype = staying.dtype
+        carried = _einsum("bthn,hnr->bthr", staying, k).astype(dtype)
         scores = _einsum("bthr,blr->bhtl", carried, latents)
         scores += _einsum("bthw,blw->bhtl", turning, widen(keys)[:, 0])
         scores = jnp.where(seen[:, 0], scores / math.sqrt(self.config.head_width), -jnp.inf)
-        mixed = _einsum("bhtl,blr->bthr", jax.nn.softmax(scores, axis=-1), latents)
-        return _einsum("bthr,hvr->bthv", mixed, v)
+        shares = jax.nn.softmax(scores, axis=-1).astype(dtype)
+        mixed = _einsum("bhtl,blr->bthr", shares, latents).astype(dtype)
+        return _einsum("bthr,hvr->bthv", mixed, v).astype(dtype)
 
     def _expanded(
         self,
@@ -122,7 +124,7 @@ class LatentAttention(nnx.Module):
         seen: jax.Array,
     ) -> jax.Array:
         k, v = self._halves()
-        latents = widen(values)[:, 0]
+        latents = widen(values)[:, 0].astype(staying.dtype)
         own = _einsum("blr,hnr->bhln", latents, k)
         shared = jnp.broadcast_to(widen(keys), (*own.shape[:-1], self.latent.rope_width))
         return attend(
@@ -134,4 +136,11 @@ class LatentAttention(nnx.Module):
 
 
 def _einsum(how: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum(how, left, right, precision="highest", preferred_element_type=jnp.float32)
+    """In the left operand's dtype, with float32 sums."""
+    return jnp.einsum(
+        how,
+        left,
+        right.astype(left.dtype),
+        precision="highest",
+        preferred_element_type=jnp.float32,
+    )

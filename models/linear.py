@@ -45,15 +45,16 @@ class Embedding(nnx.Module):
 
 
 def products(x: jax.Array, *maps: Linear | Embedding) -> tuple[jax.Array, ...]:
-    """Apply maps that share their input x [B, T, in] in one go: float32 [B, T, out] each."""
+    """Apply maps that share their input x [B, T, in] in one go: [B, T, out] each, in x's dtype."""
     matrices = [m.matrix for m in maps]
     native = [n for m in matrices if (n := m.native) is not None]
     outs: tuple[jax.Array, ...]
-    if x.shape[:2] == (1, 1) and len(native) == len(matrices):
+    one_token = x.shape[:2] == (1, 1) and x.dtype == jnp.float32
+    if one_token and len(native) == len(matrices):
         outs = tuple(y[None, None] for y in kernels.matvec(x[0, 0], native))
     else:
         outs = tuple(m.product(x) for m in matrices)
     return tuple(
-        y + m.bias[...] if isinstance(m, Linear) and hasattr(m, "bias") else y
+        y + m.bias[...].astype(y.dtype) if isinstance(m, Linear) and hasattr(m, "bias") else y
         for m, y in zip(maps, outs, strict=True)
     )

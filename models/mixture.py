@@ -28,19 +28,20 @@ class ExpertLinear(nnx.Module):
     def gathered(self, x: jax.Array, chosen: jax.Array) -> jax.Array:
         """x [N, k, in], each row through the expert `chosen` [N, k] for it: [N, k, out]."""
         kernel = StoredMatrix.of(self, "kernel").take(chosen).dense()
-        y = jnp.einsum("nki,nkoi->nko", x, kernel, precision="highest")
-        return y + self.bias[...][chosen] if hasattr(self, "bias") else y
+        y = jnp.einsum("nki,nkoi->nko", x, kernel.astype(x.dtype), precision="highest")
+        return y + self.bias[...][chosen].astype(x.dtype) if hasattr(self, "bias") else y
 
     def sorted(self, x: jax.Array, expert: jax.Array, sizes: jax.Array) -> jax.Array:
         """x [R, in] sorted by `expert` [R], of which each has `sizes` [experts]: [R, out]."""
         y = jax.lax.ragged_dot(
             x,
-            StoredMatrix.of(self, "kernel").dense().swapaxes(1, 2),
+            StoredMatrix.of(self, "kernel").dense().astype(x.dtype).swapaxes(1, 2),
             sizes,
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
-        return y + self.bias[...][expert] if hasattr(self, "bias") else y
+        y = y.astype(x.dtype)
+        return y + self.bias[...][expert].astype(x.dtype) if hasattr(self, "bias") else y
 
 
 class ExpertBank(nnx.Module):
@@ -83,6 +84,7 @@ class Mixture(nnx.Module):
         """Map x [B, T, width] to the same shape."""
         tokens = x.reshape(-1, x.shape[-1])
         chosen, shares = self.router(tokens)
+        shares = shares.astype(x.dtype)
         rows = jnp.broadcast_to(tokens[:, None], (*chosen.shape, x.shape[-1]))
         if self.config.scales_input:
             rows = rows * shares[..., None]

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, with learnt float32 scales."""
+"""Normalisation over the last axis, in float32 and with learnt float32 scales."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from models.config import DecoderConfig
 
 
 def unit_rms(x: jax.Array, epsilon: float) -> jax.Array:
-    """Scale the last axis of x to unit root mean square."""
+    """Scale the last axis of x to unit root mean square, in float32."""
+    x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
 
 
@@ -21,7 +22,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis of x."""
-        return unit_rms(x, self.epsilon) * self.scale[...]
+        return (unit_rms(x, self.epsilon) * self.scale[...]).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -35,10 +36,11 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise the last axis of x."""
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
-        return x + self.bias[...] if hasattr(self, "bias") else x
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        y = wide * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
+        return (y + self.bias[...] if hasattr(self, "bias") else y).astype(x.dtype)
 
 
 def norm(config: DecoderConfig) -> RMSNorm | LayerNorm:

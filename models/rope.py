@@ -45,9 +45,8 @@ def rotate(x: jax.Array, angles: jax.Array | None) -> jax.Array:
     if 2 * cosine.shape[-1] < x.shape[-1]:
         turning, *staying = jnp.split(x, [2 * cosine.shape[-1]], axis=-1)
     first, second = jnp.split(turning, 2, axis=-1)
-    return jnp.concatenate(
-        [first * cosine - second * sine, second * cosine + first * sine, *staying], axis=-1
-    )
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    return jnp.concatenate([*(y.astype(x.dtype) for y in turned), *staying], axis=-1)
 
 
 def _blended(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarray:

@@ -28,7 +28,10 @@ class Router(nnx.Module):
         """For x [N, width]: int32 experts [N, k] and their float32 shares [N, k]."""
         experts = self.experts
         logits = jnp.einsum(
-            "nw,ew->ne", x, self.kernel[...].astype(jnp.float32), precision="highest"
+            "nw,ew->ne",
+            x.astype(jnp.float32),
+            self.kernel[...].astype(jnp.float32),
+            precision="highest",
         )
         if experts.bias:
             logits = logits + self.bias[...]

@@ -37,7 +37,7 @@ class StoredMatrix:
         return widen(self.numbers, self.scale, self.tensor_scale)
 
     def product(self, x: jax.Array) -> jax.Array:
-        """x [..., in] times [out, in]: float32 [..., out]."""
+        """x [..., in] times [out, in]: [..., out] in x's dtype."""
         if self.scale is None or self.scale.ndim == 1:  # a scale per row can wait
             one_each = self.numbers if self.scale is None else (self.numbers, self.scale)
             return kernels.plain(x, one_each)

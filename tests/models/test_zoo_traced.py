@@ -1,5 +1,6 @@
 """What a step of the zoo reads, by `emu.trace`. About 10 seconds."""
 
+import dataclasses
 import functools
 import time
 
@@ -106,3 +107,20 @@ def test_deepseek_r1_reads_37_billion_parameters_and_is_traced_in_two_seconds():
 def test_llama_4_reads_a_chunk_in_three_layers_of_four():
     work = traced("llama-4-maverick", length=20_000, context=10_000)
     assert kv_bytes(work) == 2 * 2 * 8 * 128 * (36 * 8192 + 12 * 10_000)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-oss-20b", "deepseek-r1", "palm-8b"])
+def test_arithmetic_in_bfloat16_is_traced_as_such(name):
+    found = zoo.architecture(name)
+    config = dataclasses.replace(found.config, arithmetic="bfloat16")
+    step = functools.partial(decode_step, config)
+    cache = found.cache(batch=1, length=128)
+    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    work = emu.trace(step, found.weights("bfloat16"), cache, tokens, weights=0, cache=1)
+    by_dtype: dict[str, int] = {}
+    for op in work.ops:
+        assert op.name != "ffi_call"
+        for dtype, flops in op.flops.items():
+            if op.kind == "dot":
+                by_dtype[dtype] = by_dtype.get(dtype, 0) + op.count * flops
+    assert by_dtype["bfloat16"] >= 0.99 * sum(by_dtype.values())
