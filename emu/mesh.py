@@ -24,7 +24,7 @@ from emu.jaxprs import bits_of
 from emu.schedule import Row, Schedule
 from emu.stacks import Stack
 from emu.windows import Array
-from emu.work import Access, Work
+from emu.work import Access, Op, Work
 
 _CROSSING = ("dot", "convolution", "reduction", "sort")
 
@@ -84,11 +84,15 @@ def _crosses(row: Row) -> bool:
 
 
 def _vector_bytes(row: Row) -> float:
-    """Of the smaller operand and the result of the row's products, in the operands' dtype."""
-    total = 0.0
-    for op in row.ops:
-        if op.dot is not None and op.flops:
-            each = max(map(bits_of, op.flops)) / 8
-            dot = op.dot
-            total += each * dot.batch * (min(dot.m, dot.n) * dot.k + dot.m * dot.n)
-    return total
+    """Of what the row's products take in and give out, in the operands' dtype."""
+    return sum((_vector_of(op) for op in row.ops if op.dot is not None and op.flops), 0.0)
+
+
+def _vector_of(op: Op) -> float:
+    assert op.dot is not None
+    dot, each = op.dot, max(map(bits_of, op.flops)) / 8
+    few, many = sorted((dot.m, dot.n))
+    if any(access.kind == "cache" for access in op.reads):
+        # Scores stay with the keys that they are of: only queries and what is mixed travel.
+        return each * dot.batch * few * min(many, dot.k)
+    return each * dot.batch * few * (dot.k + many)
