@@ -3,6 +3,7 @@
     float32, bfloat16   as they are
     int8, fp8           one byte (int8, or float8 e4m3) and a float32 scale per row
     int4                four bits and a bfloat16 scale per group of up to 128 in a row
+    int4-g32            four bits, and a bfloat16 scale and zero per 32 (as gpt-fast stores them)
     mxfp4               float4 e2m1 and a power of two (e8m0) per 32 (OCP Microscaling formats 1.0)
     nvfp4               float4 e2m1, a float8 e4m3 scale per 16, and a float32 one per matrix
 
@@ -21,17 +22,30 @@ import numpy as np
 
 from models.errors import ModelError
 
-FORMATS = ("float32", "bfloat16", "int8", "fp8", "int4", "mxfp4", "nvfp4")
-SCALE, TENSOR_SCALE = "_scale", "_tensor_scale"
+FORMATS = ("float32", "bfloat16", "int8", "fp8", "int4", "int4-g32", "mxfp4", "nvfp4")
+SCALE, TENSOR_SCALE, ZERO = "_scale", "_tensor_scale", "_zero"
+MLPS_ALONE = "-moe"
 _PLAIN = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _LARGEST_FP8, _LARGEST_FP4 = 448.0, 6.0
 _LARGEST_FP4_POWER = 2  # of two, in float4 e2m1
 
 
 def check_format(name: str) -> None:
-    """Raises ModelError unless there is such a format."""
-    if name not in FORMATS:
-        raise ModelError(f"weights dtype must be {', '.join(FORMATS)}, not {name!r}")
+    """Raises ModelError unless there is such a format, or a narrow one for the MLPs alone."""
+    asked, known = name, FORMATS
+    if name.endswith(MLPS_ALONE):
+        name = name.removesuffix(MLPS_ALONE)
+        known = tuple(form for form in FORMATS if is_narrow(form))
+    if name not in known:
+        raise ModelError(
+            f"weights dtype must be {', '.join(FORMATS)}, or a narrow one followed by "
+            f"{MLPS_ALONE}, not {asked!r}"
+        )
+
+
+def is_narrow(name: str) -> bool:
+    """Whether a format has less than 16 bits a number."""
+    return name not in _PLAIN
 
 
 def stored_shapes(shape: tuple[int, ...], form: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -55,11 +69,14 @@ def stored_shapes(shape: tuple[int, ...], form: str) -> dict[str, jax.ShapeDtype
     }
     if form == "nvfp4":
         stored[TENSOR_SCALE] = jax.ShapeDtypeStruct(shape[:-2], jnp.float32)
+    if form == "int4-g32":
+        stored[ZERO] = stored[SCALE]
     return stored
 
 
 _SCALE_DTYPES = {
     "int4": jnp.bfloat16,
+    "int4-g32": jnp.bfloat16,
     "mxfp4": jnp.float8_e8m0fnu,
     "nvfp4": jnp.float8_e4m3fn,
 }
@@ -79,6 +96,13 @@ def quantize(weights: np.ndarray, form: str) -> dict[str, np.ndarray]:
         scale, scaled = _scaled(weights, _LARGEST_FP8)
         return {"": scaled.astype(ml_dtypes.float8_e4m3fn), SCALE: scale}
     grouped = weights.reshape(*weights.shape[:-1], -1, _group(weights.shape[-1], form))
+    if form == "int4-g32":
+        least = grouped.min(axis=-1)
+        scale = ((grouped.max(axis=-1) - least) / 15).astype(ml_dtypes.bfloat16)
+        zero = (least + 8 * scale.astype(np.float32)).astype(ml_dtypes.bfloat16)
+        moved = grouped - zero.astype(np.float32)[..., None]
+        codes = np.clip(np.rint(_over(moved, scale)), -8, 7).astype(np.int8)
+        return {"": _packed(codes, weights.shape), SCALE: scale, ZERO: zero}
     most = np.maximum(grouped.max(axis=-1), -grouped.min(axis=-1))
     if form == "int4":
         scale = (most / 7).astype(ml_dtypes.bfloat16)
@@ -97,7 +121,10 @@ def quantize(weights: np.ndarray, form: str) -> dict[str, np.ndarray]:
 
 
 def widen(
-    stored: jax.Array, scale: jax.Array | None = None, tensor_scale: jax.Array | None = None
+    stored: jax.Array,
+    scale: jax.Array | None = None,
+    tensor_scale: jax.Array | None = None,
+    zero: jax.Array | None = None,
 ) -> jax.Array:
     """The float32 [..., out, in] that these stored numbers mean."""
     if stored.dtype == jnp.uint8:
@@ -114,12 +141,14 @@ def widen(
     if tensor_scale is not None:
         factors = factors * tensor_scale[..., None, None]
     groups = wide.reshape(*factors.shape, -1) * factors[..., None]
+    if zero is not None:
+        groups = groups + zero.astype(jnp.float32)[..., None]
     return groups.reshape(wide.shape)
 
 
 def _group(columns: int, form: str) -> int:
     """Numbers that share a scale."""
-    sizes = {"int4": (128, 64, 32, 16, 8), "mxfp4": (32,), "nvfp4": (16,)}[form]
+    sizes = {"int4": (128, 64, 32, 16, 8), "nvfp4": (16,)}.get(form, (32,))
     for size in sizes:
         if columns % size == 0:
             return size

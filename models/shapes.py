@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import DecoderConfig
-from models.formats import check_format, stored_shapes
+from models.formats import MLPS_ALONE, check_format, is_narrow, stored_shapes
 from models.layer_kinds import Group
 from models.structure import abstract_tree
 
@@ -58,8 +58,9 @@ def shapes(config: DecoderConfig, dtype: str = "float32", *, scanned: bool = Fal
 
 def format_of(path: str, dtype: str) -> str:
     """What a kernel is stored in when the weights are in `dtype`: routers are not made narrow."""
-    narrow = dtype not in ("float32", "bfloat16")
-    return "bfloat16" if narrow and "router" in path.split("/") else dtype
+    parts, form = path.split("/"), dtype.removesuffix(MLPS_ALONE)
+    wide = "router" in parts or (form != dtype and "mlp" not in parts)
+    return "bfloat16" if is_narrow(form) and wide else form
 
 
 def only(stacked: Tree) -> Tree:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import kernels
-from models.formats import SCALE, TENSOR_SCALE, widen
+from models.formats import SCALE, TENSOR_SCALE, ZERO, widen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,15 @@ class StoredMatrix:
     numbers: jax.Array
     scale: jax.Array | None = None
     tensor_scale: jax.Array | None = None
+    zero: jax.Array | None = None
 
     @staticmethod
     def of(module: nnx.Module, name: str) -> "StoredMatrix":
         """The module's weights of that name; its scales are there where the format has them."""
-        scales = (getattr(module, name + suffix, None) for suffix in (SCALE, TENSOR_SCALE))
-        scale, tensor_scale = (None if one is None else one[...] for one in scales)
-        return StoredMatrix(getattr(module, name)[...], scale, tensor_scale)
+        beside = (getattr(module, name + suffix, None) for suffix in (SCALE, TENSOR_SCALE, ZERO))
+        return StoredMatrix(
+            getattr(module, name)[...], *(None if one is None else one[...] for one in beside)
+        )
 
     @property
     def native(self) -> kernels.Matrix | None:
@@ -34,7 +36,7 @@ class StoredMatrix:
 
     def dense(self) -> jax.Array:
         """In float32."""
-        return widen(self.numbers, self.scale, self.tensor_scale)
+        return widen(self.numbers, self.scale, self.tensor_scale, self.zero)
 
     def product(self, x: jax.Array) -> jax.Array:
         """x [..., in] times [out, in]: [..., out] in x's dtype."""
@@ -50,4 +52,5 @@ class StoredMatrix:
             self.numbers[ids],
             None if self.scale is None else self.scale[ids],
             whole if whole is None or whole.ndim == 0 else whole[ids],
+            None if self.zero is None else self.zero[ids],
         )

@@ -29,10 +29,19 @@ FARTHEST = {
     "int8": 0.5 / 127,
     "fp8": 1 / 16,
     "int4": 0.5 / 7 + 1 / 256,
+    # Half of a step of 15, at most 2 of the largest; a step that is rounded down clips by 15 times
+    # what it lost, and the zero is rounded too, each to 8 bits.
+    "int4-g32": 2 / 15 * (0.5 + 15 / 512) + 1 / 256,
     "mxfp4": 1 / 4,
     "nvfp4": 1 / 6 + 1 / 16,
 }
-BITS = {"int8": 8, "fp8": 8, "int4": 4, "mxfp4": 4, "nvfp4": 4}
+BITS = {"int8": 8, "fp8": 8, "int4": 4, "int4-g32": 4, "mxfp4": 4, "nvfp4": 4}
+
+
+def meant(stored):
+    """What these arrays, by suffix, mean."""
+    beside = {name.removeprefix("_"): jnp.asarray(part) for name, part in stored.items() if name}
+    return widen(jnp.asarray(stored[""]), **beside)
 
 
 @pytest.mark.newest
@@ -48,7 +57,7 @@ def test_what_is_stored_has_the_shapes_that_are_told(form):
 @pytest.mark.parametrize("form", NARROW)
 def test_weights_come_back_within_half_a_step(form):
     stored = quantize(KERNEL, form)
-    back = np.asarray(jax.jit(widen)(*map(jnp.asarray, stored.values())))
+    back = np.asarray(meant(stored))
     group = KERNEL.shape[1] // (stored["_scale"].shape[1:] or (1,))[0]
     most = np.abs(KERNEL.reshape(24, -1, group)).max(-1)
     error = np.abs(back - KERNEL).reshape(24, -1, group).max(-1)
@@ -64,21 +73,53 @@ def test_four_bits_lie_two_in_a_byte_the_earlier_in_the_lower_half():
     stored = quantize(numbers, "mxfp4")
     assert stored[""][0, :4].tolist() == [0x21, 0x43, 0x65, 0xF7]  # e2m1's numbers in order
     assert stored["_scale"].astype(np.float32).tolist() == [[1.0]]
-    np.testing.assert_array_equal(widen(*map(jnp.asarray, stored.values())), numbers)
+    np.testing.assert_array_equal(meant(stored), numbers)
 
 
 @pytest.mark.parametrize("form", NARROW)
 def test_a_matrix_of_zeros_stays_zeros(form):
     stored = quantize(np.zeros((4, 32), np.float32), form)
-    np.testing.assert_array_equal(widen(*map(jnp.asarray, stored.values())), np.zeros((4, 32)))
+    np.testing.assert_array_equal(meant(stored), np.zeros((4, 32)))
 
 
 def test_rows_that_cannot_be_cut_are_refused():
-    for form, multiple in (("mxfp4", 32), ("nvfp4", 16), ("int4", 8)):
+    for form, multiple in (("mxfp4", 32), ("nvfp4", 16), ("int4", 8), ("int4-g32", 32)):
         with pytest.raises(ModelError, match=f"{form} needs rows of a multiple of {multiple} num"):
             quantize(np.ones((2, 20), np.float32), form)
     with pytest.raises(ModelError, match=r"weights dtype must be float32, .*, not 'fp7'"):
         shapes(CONFIG, "fp7")
+    with pytest.raises(ModelError, match=r"a narrow one followed by -moe, not 'bfloat16-moe'"):
+        shapes(CONFIG, "bfloat16-moe")
+
+
+def test_a_zero_lets_all_sixteen_numbers_of_four_bits_serve():
+    row = np.arange(32, dtype=np.float32)[None] % 16 + 100
+    stored = quantize(row, "int4-g32")
+    assert stored["_scale"].astype(np.float32).tolist() == [[1.0]]
+    assert stored["_zero"].astype(np.float32).tolist() == [[108.0]]
+    assert stored[""][0, :2].tolist() == [0x98, 0xBA]  # -8, -7, -6, -5
+    np.testing.assert_array_equal(meant(stored), row)
+
+
+@pytest.mark.newest
+def test_a_format_may_cover_the_mlps_alone():
+    # DeepSeek-R1: dense MLPs, shared and routed experts; attention, router, embedding and head not.
+    narrow = zoo.architecture("deepseek-r1").weights("nvfp4-moe")
+    for path, leaf in jax.tree.leaves_with_path(narrow):
+        keys = [key.key for key in path]
+        if keys[-1] in ("kernel", "weight"):
+            in_mlp = "mlp" in keys and "router" not in keys
+            assert leaf.dtype == ("uint8" if in_mlp else "bfloat16"), keys
+    mlp = narrow["layers"]["3:61"]["mlp"]
+    assert mlp["experts"]["gate"]["kernel"].shape == (58, 256, 2048, 7168 // 2)
+    assert mlp["experts"]["gate"]["kernel_scale"].shape == (58, 256, 2048, 7168 // 16)
+    assert mlp["shared"]["down"]["kernel"].shape == (58, 7168, 2048 // 2)
+    assert narrow["layers"]["0:3"]["mlp"]["up"]["kernel"].shape == (3, 18432, 7168 // 2)
+    # The checkpoints of gpt-oss are published to hold 12.8 and 60.8 GiB (arXiv 2508.10925, Table 1).
+    for name, gib in (("gpt-oss-20b", 12.8), ("gpt-oss-120b", 60.8)):
+        leaves = jax.tree.leaves(zoo.architecture(name).weights("mxfp4-moe"))
+        stored = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        assert stored / 2**30 == pytest.approx(gib, abs=0.05)
 
 
 CONFIG = DecoderConfig(
@@ -99,8 +140,7 @@ def trees(form):
         parts = {"": values}
         if name in ("kernel", "weight"):
             parts = quantize(values, "bfloat16" if "router" in parents else form)
-        meant = {"": widen(*map(jnp.asarray, parts.values()))}
-        for tree, leaves in ((narrow, parts), (wide, meant)):
+        for tree, leaves in ((narrow, parts), (wide, {"": meant(parts)})):
             for key in parents:
                 tree = tree.setdefault(key, {})  # noqa: PLW2901
             tree |= {name + suffix: jnp.asarray(part) for suffix, part in leaves.items()}
@@ -124,7 +164,7 @@ def test_a_decoder_computes_with_what_the_stored_weights_mean(form):
         chex.assert_trees_all_close(got, want, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", NARROW)
+@pytest.mark.parametrize("form", [*NARROW, "mxfp4-moe"])
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-oss-20b"])
 def test_a_step_reads_the_bytes_that_are_stored(name, form):
     found = zoo.architecture(name)
