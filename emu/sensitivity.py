@@ -49,7 +49,7 @@ def elasticities(
             continue  # "no limit": its slope is none
         value = slope * float(number.value) / float(seconds)
         if value:
-            found.append(Elasticity(name=_name(system, path), number=number, value=value))
+            found.append(Elasticity(name=name_of(system, path), number=number, value=value))
     return tuple(sorted(found, key=lambda one: -abs(one.value)))
 
 
@@ -57,8 +57,8 @@ def _is_sourced(node: Any) -> bool:
     return isinstance(node, Sourced)
 
 
-def _name(system: System, path: tuple[Any, ...]) -> str:
-    """The path with memories and links by their names."""
+def name_of(system: System, path: tuple[Any, ...]) -> str:
+    """A key path into a system, with memories and links by their names."""
     node: Any = system
     parts = []
     for key in path:

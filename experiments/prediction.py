@@ -1,0 +1,267 @@
+"""The answer to a question: what a step takes on the system, where the time goes, how sure it is.
+
+A step is one decode step of the model; with speculation it verifies the drafted tokens at once, and
+the draft model's steps come before it. The time to the first token is the prompt's prefill alone on
+the same system, in chunks one after the other.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import emu
+from experiments.errors import ExperimentError
+from experiments.placing import rules_of
+from experiments.question import Question
+from experiments.ranges import Moved, range_of
+from experiments.steps_traced import check_context, decode_work, prefill_work
+from experiments.usual_split import Asked, placed
+from models.zoo import architecture
+
+# Tokens of a prompt that are prefilled at once, as servers do so that others need not wait.
+CHUNK = 2048
+_MOST_TRACED = 4  # chunks; those between are interpolated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fill:
+    """What one chip's memory holds, on the chip that is fullest."""
+
+    used_bytes: int
+    capacity_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A traced step on the system, and how often it comes in the step that is asked for."""
+
+    work: emu.Work
+    placement: emu.Placement
+    times: int = 1
+
+    def seconds(self, system: emu.System) -> float:
+        """Seconds on a system with other numbers, all times together."""
+        return self.times * float(emu.predict(self.work, system, self.placement).seconds)
+
+    @functools.cached_property
+    def timeline(self) -> emu.Timeline:
+        """One time, on the system itself."""
+        return emu.predict(self.work, self.placement.system, self.placement)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """See the module. Seconds, bytes and FLOPs are of one step of the whole system."""
+
+    question: Question
+    system: emu.System
+    seconds_per_step: float
+    low_s: float  # 80 % range of seconds_per_step
+    high_s: float
+    breakdown_s: Mapping[str, float]
+    bytes: Mapping[str, int]  # read, by weights, cache, activations (these read and written)
+    flops: int
+    memories: Mapping[str, Fill]
+    energy_j: float | None
+    ttft_s: float | None
+    assumed: tuple[str, ...]  # what had to be assumed, in words
+    moved: tuple[Moved, ...]  # the numbers with a range that the time depends on, widest first
+    timeline: emu.Timeline  # of the model's own step
+    leaves: tuple[emu.Residency, ...]
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Of one user, after speculation."""
+        return self.seconds_per_step / self.question.tokens_per_step
+
+    @property
+    def tokens_per_s_per_user(self) -> float:
+        """The inverse."""
+        return 1.0 / self.seconds_per_token
+
+
+def predicted(question: Question) -> Prediction:
+    """Answer a question.
+
+    Raises:
+      CapacityError: the model does not fit.
+      EmuError, ModelError, ExperimentError: unknown names, impossible splits, a context beyond the
+        model's.
+    """
+    work = _decode(question)
+    placement = place_on(question, work)
+    system = placement.system
+    parts = [Part(work=work, placement=placement), *_drafts(question, system)]
+    _check_room_together(parts, system)
+
+    def clock(other: emu.System) -> float:
+        return sum(part.seconds(other) for part in parts)
+
+    seconds = clock(system)
+    spread = range_of(clock, system)
+    energies = [part.timeline.energy_j for part in parts]
+    return Prediction(
+        question=question,
+        system=system,
+        seconds_per_step=seconds,
+        low_s=spread.low_s,
+        high_s=spread.high_s,
+        breakdown_s=_sum(parts, lambda part: part.timeline.breakdown),
+        bytes={name: int(n) for name, n in _sum(parts, lambda part: _bytes(part.work)).items()},
+        flops=sum(part.times * part.work.flops for part in parts),
+        memories=_memories(parts, system),
+        energy_j=None
+        if None in energies
+        else sum(part.times * float(part.timeline.energy_j) for part in parts),
+        ttft_s=None if question.prompt is None else ttft_seconds(question, placement),
+        assumed=tuple(_assumptions(question, parts)),
+        moved=spread.moved,
+        timeline=parts[0].timeline,
+        leaves=placement.residencies,
+    )
+
+
+def place_on(question: Question, work: emu.Work) -> emu.Placement:
+    """The work on the question's chips, or the smallest usual number of them that holds it."""
+    chip = emu.chip(question.chip)
+    emu.stack(question.stack)  # an unknown name is told before anything is placed
+    asked = Asked(
+        chips=question.chips,
+        tensor=question.tensor,
+        pipeline=question.pipeline,
+        expert=question.expert,
+        data=question.data,
+    )
+    layers = architecture(question.model).config.layers
+    if question.pipeline is not None and question.pipeline > layers + 2:
+        raise ExperimentError(
+            f"--pipeline={question.pipeline}: {question.model} has {layers} layers, which with "
+            f"embedding and head make at most {layers + 2} stages"
+        )
+    rules = rules_of(question.placement, chip)
+    return placed(work, chip, question.stack, asked, rules, layers)
+
+
+def ttft_seconds(question: Question, placement: emu.Placement) -> float:
+    """Seconds until the first token: one prompt alone, in chunks one after the other.
+
+    The chunks' seconds are those of up to four that are traced, and interpolated between them: they
+    grow with the tokens that are attended to, evenly but for windows.
+    """
+    assert question.prompt is not None
+    end = question.prefix + question.prompt
+    check_context(question.model, end, "--prompt")
+    system = dataclasses.replace(placement.system, data=1, chips=placement.system.chips_per_replica)
+    whole, rest = divmod(question.prompt, CHUNK)
+    starts = [question.prefix + CHUNK * n for n in range(whole)]
+    total = 0.0
+    if starts:
+        last = len(starts) - 1
+        some = sorted({round(at) for at in np.linspace(0, last, min(len(starts), _MOST_TRACED))})
+        known = [_chunk_seconds(question, system, starts[at], CHUNK) for at in some]
+        total += float(np.interp(range(len(starts)), some, known).sum())
+    if rest:
+        total += _chunk_seconds(question, system, end - rest, rest)
+    return total
+
+
+def _chunk_seconds(question: Question, system: emu.System, context: int, tokens: int) -> float:
+    work = prefill_work(
+        question.model, question.weights, question.kv, batch=1, context=context, tokens=tokens
+    )
+    placement = emu.place(work, system, rules_of(question.placement, system.chip))
+    return float(emu.predict(work, system, placement).seconds)
+
+
+def _decode(question: Question) -> emu.Work:
+    tokens = 1 + question.drafted
+    check_context(question.model, question.context + tokens, "--context")
+    return decode_work(
+        question.model,
+        question.weights,
+        question.kv,
+        batch=question.batch,
+        context=question.context,
+        tokens=tokens,
+    )
+
+
+def _drafts(question: Question, system: emu.System) -> list[Part]:
+    """The draft model's steps, one token each."""
+    if question.draft_model is None:
+        return []
+    stored = question.draft_weights or question.weights
+    check_context(question.draft_model, question.context + question.drafted, "--draft_model")
+    work = decode_work(
+        question.draft_model,
+        stored,
+        question.kv,
+        batch=question.batch,
+        context=question.context,
+    )
+    placement = emu.place(work, system, rules_of(question.placement, system.chip))
+    return [Part(work=work, placement=placement, times=question.drafted)]
+
+
+def _check_room_together(parts: list[Part], system: emu.System) -> None:
+    """The model and its draft model share the chips. Raises CapacityError."""
+    for name, fill in _memories(parts, system).items():
+        if len(parts) > 1 and fill.used_bytes > fill.capacity_bytes:
+            raise emu.CapacityError(
+                f"--draft_model: with it {name} of each chip would hold {fill.used_bytes:,} of "
+                f"{fill.capacity_bytes:,} bytes; take more chips or a smaller draft model"
+            )
+
+
+def _memories(parts: list[Part], system: emu.System) -> dict[str, Fill]:
+    chips = system.chips_per_replica
+    return {
+        memory.name: Fill(
+            used_bytes=sum(-(-p.placement.bytes_by_memory[memory.name] // chips) for p in parts),
+            capacity_bytes=int(memory.capacity_bytes.value),
+        )
+        for memory in system.chip.memories
+    }
+
+
+def _bytes(work: emu.Work) -> dict[str, int]:
+    return {
+        "weights": work.weight_bytes,
+        "cache": work.cache_bytes,
+        "cache_written": work.cache_written_bytes,
+        "activations": work.activation_bytes,
+    }
+
+
+def _sum(parts: list[Part], read: Any) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, number in read(part).items():
+            total[name] = total.get(name, 0) + part.times * number
+    return total
+
+
+def _assumptions(question: Question, parts: list[Part]) -> list[str]:
+    notes = list(itertools.chain.from_iterable(part.timeline.notes for part in parts))
+    if question.tokens_per_step > 1 and question.draft_tokens is None:
+        notes.append(
+            f"drafts: {question.drafted} a step, the fewest that can yield "
+            f"{question.tokens_per_step:g} tokens (--draft_tokens)"
+        )
+    if question.drafted and question.draft_model is None:
+        notes.append("drafts: proposing them is free (--draft_model)")
+    if question.prompt is not None:
+        notes.append(
+            f"first token: the prompt alone on the system, in chunks of {CHUNK} tokens one after "
+            "the other"
+        )
+    experts = architecture(question.model).config.experts
+    if experts is not None:
+        notes.append(f"experts: all {experts.count} are equally likely, token by token")
+    if architecture(question.model).unverified:
+        notes.append(f"{question.model}: {architecture(question.model).unverified}")
+    return list(dict.fromkeys(notes))
