@@ -32,10 +32,10 @@ _LARGEST_FP4_POWER = 2  # of two, in float4 e2m1
 
 def check_format(name: str) -> None:
     """Raises ModelError unless there is such a format, or a narrow one for the MLPs alone."""
-    asked, known = name, FORMATS
+    asked, known = name, list(FORMATS)
     if name.endswith(MLPS_ALONE):
         name = name.removesuffix(MLPS_ALONE)
-        known = tuple(form for form in FORMATS if is_narrow(form))
+        known = [form for form in FORMATS if is_narrow(form)]
     if name not in known:
         raise ModelError(
             f"weights dtype must be {', '.join(FORMATS)}, or a narrow one followed by "
@@ -89,20 +89,14 @@ def quantize(weights: np.ndarray, form: str) -> dict[str, np.ndarray]:
         wanted = np.float32 if form == "float32" else ml_dtypes.bfloat16
         return {"": weights.astype(wanted, copy=False)}
     weights = weights.astype(np.float32, copy=False)
-    if form == "int8":
-        scale, scaled = _scaled(weights, 127.0)
-        return {"": np.clip(np.rint(scaled), -127, 127).astype(np.int8), SCALE: scale}
-    if form == "fp8":
-        scale, scaled = _scaled(weights, _LARGEST_FP8)
-        return {"": scaled.astype(ml_dtypes.float8_e4m3fn), SCALE: scale}
+    if form in ("int8", "fp8"):
+        scale, scaled = _scaled(weights, 127.0 if form == "int8" else _LARGEST_FP8)
+        if form == "int8":
+            scaled = np.clip(np.rint(scaled), -127, 127)
+        return {"": scaled.astype(stored_shapes(weights.shape, form)[""].dtype), SCALE: scale}
     grouped = weights.reshape(*weights.shape[:-1], -1, _group(weights.shape[-1], form))
     if form == "int4-g32":
-        least = grouped.min(axis=-1)
-        scale = ((grouped.max(axis=-1) - least) / 15).astype(ml_dtypes.bfloat16)
-        zero = (least + 8 * scale.astype(np.float32)).astype(ml_dtypes.bfloat16)
-        moved = grouped - zero.astype(np.float32)[..., None]
-        codes = np.clip(np.rint(_over(moved, scale)), -8, 7).astype(np.int8)
-        return {"": _packed(codes, weights.shape), SCALE: scale, ZERO: zero}
+        return _between_extremes(grouped, weights.shape)
     most = np.maximum(grouped.max(axis=-1), -grouped.min(axis=-1))
     if form == "int4":
         scale = (most / 7).astype(ml_dtypes.bfloat16)
@@ -118,6 +112,16 @@ def quantize(weights: np.ndarray, form: str) -> dict[str, np.ndarray]:
     together = scale.astype(np.float32) * whole[..., None, None]
     codes = _fp4(_over(grouped, together))
     return {"": _packed(codes, weights.shape), SCALE: scale, TENSOR_SCALE: whole}
+
+
+def _between_extremes(grouped: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Four bits for steps between each group's least and largest weight."""
+    least = grouped.min(axis=-1)
+    scale = ((grouped.max(axis=-1) - least) / 15).astype(ml_dtypes.bfloat16)
+    zero = (least + 8 * scale.astype(np.float32)).astype(ml_dtypes.bfloat16)
+    moved = grouped - zero.astype(np.float32)[..., None]
+    codes = np.clip(np.rint(_over(moved, scale)), -8, 7).astype(np.int8)
+    return {"": _packed(codes, shape), SCALE: scale, ZERO: zero}
 
 
 def widen(

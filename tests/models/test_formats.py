@@ -1,4 +1,4 @@
-"""Weight formats: what is stored, what it means, how far off it is. About 15 seconds."""
+"""Weight formats: what is stored, what it means, how far off it is. About 25 seconds."""
 
 import functools
 
@@ -115,7 +115,7 @@ def test_a_format_may_cover_the_mlps_alone():
     assert mlp["experts"]["gate"]["kernel_scale"].shape == (58, 256, 2048, 7168 // 16)
     assert mlp["shared"]["down"]["kernel"].shape == (58, 7168, 2048 // 2)
     assert narrow["layers"]["0:3"]["mlp"]["up"]["kernel"].shape == (3, 18432, 7168 // 2)
-    # The checkpoints of gpt-oss are published to hold 12.8 and 60.8 GiB (arXiv 2508.10925, Table 1).
+    # gpt-oss's checkpoints hold 12.8 and 60.8 GiB (arXiv 2508.10925, Table 1).
     for name, gib in (("gpt-oss-20b", 12.8), ("gpt-oss-120b", 60.8)):
         leaves = jax.tree.leaves(zoo.architecture(name).weights("mxfp4-moe"))
         stored = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
