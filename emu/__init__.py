@@ -13,6 +13,8 @@ from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
 from emu.rules import Rule
+from emu.splits import Split
+from emu.spreading import Spread, spread
 from emu.stacks import Stack, stack, stacks
 from emu.system import System
 from emu.timeline import Span, Timeline
@@ -43,6 +45,8 @@ __all__ = [
     "Rule",
     "Sourced",
     "Span",
+    "Split",
+    "Spread",
     "Stack",
     "System",
     "Timeline",
@@ -58,6 +62,7 @@ __all__ = [
     "place",
     "predict",
     "realize",
+    "spread",
     "stack",
     "stacks",
     "trace",

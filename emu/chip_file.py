@@ -21,7 +21,8 @@ from emu.rules import nearest
 SCHEMA = 1
 _FILE = ("schema", "vendor", "sources", "chip")
 _CHIP_NUMBERS = ("weight_entry_bytes_per_s", "power_w", "price_usd", "price_usd_per_hour")
-_CHIP = ("name", "aliases", "year", "note", "memory", "peak_flops_per_s", "link", *_CHIP_NUMBERS)
+_CHIP_PARTS = ("memory", "peak_flops_per_s", "link")
+_CHIP = ("name", "aliases", "year", "note", "cores", *_CHIP_PARTS, *_CHIP_NUMBERS)
 _MEMORY_NUMBERS = ("capacity_bytes", "bandwidth_bytes_per_s", "latency_s")
 _MEMORY = ("name", "placement", *_MEMORY_NUMBERS, "achieved_share")
 _LINK_NUMBERS = ("bandwidth_bytes_per_s", "latency_s")
@@ -108,6 +109,7 @@ def _chip(given: Mapping[str, Any], vendor: str, sources: Mapping[str, str]) -> 
             year=year,
             aliases=tuple(aliases),
             note=str(given.get("note", "")),
+            cores=_cores(given, where, sources),
             memories=tuple(
                 _memory(memory, where, sources) for memory in _tables(given, "memory", where)
             ),
@@ -119,6 +121,16 @@ def _chip(given: Mapping[str, Any], vendor: str, sources: Mapping[str, str]) -> 
             **_numbers(given, _CHIP_NUMBERS, where, sources),
         )
     )
+
+
+def _cores(given: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> int:
+    """Devices that a chip is to software, as a whole number; 1 where nothing is said."""
+    if "cores" not in given:
+        return 1
+    cores = _number(given["cores"], f"{where}, cores", sources).value
+    if cores != int(cores):
+        raise EmuError(f"{where}: cores must be a whole number of at least 1, not {cores}")
+    return int(cores)
 
 
 def _memory(given: Mapping[str, Any], chip: str, sources: Mapping[str, str]) -> Memory:

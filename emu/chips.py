@@ -204,7 +204,7 @@ class Link:
             )
 
 
-@pytree(static=("name", "vendor", "year", "aliases", "note"))
+@pytree(static=("name", "vendor", "year", "aliases", "note", "cores"))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
     """What one chip has; `memories` are ordered fastest first.
@@ -226,10 +226,15 @@ class Chip:
     year: int | None = None
     aliases: tuple[str, ...] = ()
     note: str = ""
+    cores: int = 1  # each of which software may use as a device of its own
 
     def __post_init__(self) -> None:
         if not self.name:
             raise EmuError("a chip needs a name")
+        if not isinstance(self.cores, int) or isinstance(self.cores, bool) or self.cores < 1:
+            raise EmuError(
+                f"chip {self.name!r}: cores must be a whole number of at least 1, not {self.cores}"
+            )
         if not self.memories:
             raise EmuError(f"chip {self.name!r} has no memory: weights must live somewhere")
         names = [getattr(m, "name", id(m)) for m in self.memories]

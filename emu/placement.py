@@ -2,32 +2,19 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
 
+from emu.capacity import Room, capacities, rooms
 from emu.chips import Memory
 from emu.errors import CapacityError, EmuError
-from emu.rules import Rule, assign, nearest, ordered
+from emu.filling import Filled, Policy, Residency, fill
+from emu.ranks import Ranks
+from emu.rules import Rule, nearest
+from emu.smallest import smallest
+from emu.splits import Split
 from emu.system import System
-from emu.work import Leaf, Work
+from emu.work import Work
 
-Policy = Literal["on-chip", "off-chip", "fit"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Residency:
-    """Where one leaf, or some rows of a stacked leaf, lives."""
-
-    leaf: Leaf
-    memory: str
-    rows: range | None = None  # of the leading axis; None: the whole leaf
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of this part; the parts of a leaf add up to the leaf."""
-        if self.rows is None:
-            return self.leaf.bytes
-        count, total = self.leaf.shape[0], self.leaf.bytes
-        return total * self.rows.stop // count - total * self.rows.start // count
+__all__ = ["Placement", "Policy", "Residency", "place"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +26,9 @@ class Placement:
     bytes_by_memory: dict[str, int]  # over the chips of one replica
     excess_bytes: dict[str, int]  # what is over capacity, where `allow_overflow` let it be
     activations: str  # the memory through which activations go from kernel to kernel
+    # Bytes on each rank of each pipeline stage, by memory; (): the chips of a replica are a pool.
+    rank_bytes: tuple[dict[str, int], ...] = ()
+    splits: tuple[Split, ...] = ()  # what `emu.spread` was told besides the work
 
     def memories_of(self, path: str) -> tuple[str, ...]:
         """The memories in which the leaf of this key path lives, in the order of its rows."""
@@ -56,6 +46,18 @@ class Placement:
             for m in self.system.chip.memories
             if memory in (m.name, m.placement)
         )
+
+    @property
+    def fullest_chip_bytes(self) -> dict[str, int]:
+        """Bytes on the chip that holds the most, by memory."""
+        ranks = self.system.ranks
+        if ranks is None:
+            pool = self.system.chips_per_replica
+            return {name: -(-held // pool) for name, held in self.bytes_by_memory.items()}
+        return {
+            name: ranks.per_chip * max(held[name] for held in self.rank_bytes)
+            for name in self.bytes_by_memory
+        }
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -83,12 +85,15 @@ def place(
     rules: Sequence[Rule | Sequence[str]] | Policy | str,
     allow_overflow: bool = False,
     activations: str | None = None,
+    splits: Sequence[Split] = (),
 ) -> Placement:
     """Gives each leaf of `work` a memory of the system's chip.
 
     Args:
-      work: its leaves, weights and (key paths under `cache/`) KV cache.
-      system: the chips of one replica are taken as one pool, over which leaves spread evenly.
+      work: its leaves, weights and (key paths under `cache/`) KV cache; of all replicas' batch
+        where degrees spread it.
+      system: where its degrees spread the work (`emu.spread`), what they leave on each chip is what
+        must fit; else the chips of one replica are one pool, over which leaves spread evenly.
       rules: ordered `Rule`s (or pairs), or a policy. "on-chip" and "off-chip" take the fastest
         memory of that class; "fit" goes through the leaves in order, takes on chip each one that
         still fits there as a whole, and leaves the rest off chip.
@@ -96,108 +101,75 @@ def place(
       activations: the memory (or class) through which activations go; None: the fastest one on
         chip that has room left for the most of them that are alive at once, else the fastest one
         off chip.
+      splits: rules of how single leaves are split over ranks, as for `emu.spread`.
 
     Raises:
-      EmuError: a leaf without a rule, a rule that matches nothing, an unknown memory or policy.
+      EmuError: a leaf without a rule, a rule that matches nothing, an unknown memory or policy, a
+        split that cannot be made.
       CapacityError: more bytes than a memory has, with the most activations that are alive at
-        once and the share that the stack keeps for itself (`Stack.reserve_share`).
+        once and the share that the stack keeps for itself (`Stack.reserve_share`); it names the
+        smallest number of chips, and the split over them, that would do.
     """
-    if isinstance(rules, str):
-        residencies = _by_policy(work, system, rules)
-    else:
-        residencies = _by_rules(work, system, ordered(rules))
-    used = {memory.name: 0 for memory in system.chip.memories}
-    for residency in residencies:
-        used[residency.memory] += residency.bytes
-    scratch = (
-        _scratch(work, system, used)
-        if activations is None
-        else system.chip.memory(activations).name
-    )
-    excess = {}
-    for memory in system.chip.memories:
-        alive = work.peak_activation_bytes if memory.name == scratch else 0
-        over = used[memory.name] + alive - _capacity(memory, system)
-        if over > 0 and not allow_overflow:
-            raise _does_not_fit(memory, system, used[memory.name], alive, over)
-        if over > 0:
-            excess[memory.name] = over
+    splits = tuple(splits)
+    filled = fill(work, system, rules, rooms(work, system, splits), activations)
+    if filled.over and not allow_overflow:
+        raise _does_not_fit(work, system, rules, splits, activations, filled)
+    names = [memory.name for memory in system.chip.memories]
+    excess: dict[str, int] = {}
+    for memory, room, over in filled.over:
+        excess[memory] = excess.get(memory, 0) + over * filled.rooms[room].times
+    used = list(zip(filled.rooms, filled.used, strict=True))
     return Placement(
         system=system,
-        residencies=residencies,
-        bytes_by_memory=used,
-        excess_bytes=excess,
-        activations=scratch,
+        residencies=filled.residencies,
+        bytes_by_memory={n: sum(room.times * held[n] for room, held in used) for n in names},
+        excess_bytes={name: excess[name] for name in names if name in excess},
+        activations=filled.scratch,
+        rank_bytes=() if system.ranks is None else filled.used,
+        splits=splits,
     )
-
-
-def _scratch(work: Work, system: System, used: dict[str, int]) -> str:
-    """The memory for activations, where nobody named one."""
-    memories = system.chip.memories
-    near = [m for m in memories if m.placement == "on-chip"]
-    far = [m for m in memories if m.placement == "off-chip"]
-    roomy = (m for m in near if used[m.name] + work.peak_activation_bytes <= _capacity(m, system))
-    return next(roomy, (far or near)[0]).name
-
-
-def _by_rules(work: Work, system: System, rules: tuple[Rule, ...]) -> tuple[Residency, ...]:
-    names = [system.chip.memory(rule.memory).name for rule in rules]
-    placed: list[Residency] = []
-    for share in assign(rules, work.leaves):
-        memory = names[share.rule]
-        before = placed[-1] if placed else None
-        same = before and before.leaf is share.leaf and before.memory == memory
-        if same and before and before.rows and share.rows:  # two rules sent neighbours to one place
-            joined = range(before.rows.start, share.rows.stop)
-            placed[-1] = dataclasses.replace(before, rows=joined)
-        else:
-            placed.append(Residency(leaf=share.leaf, memory=memory, rows=share.rows))
-    return tuple(
-        dataclasses.replace(r, rows=None) if r.rows and len(r.rows) == r.leaf.shape[0] else r
-        for r in placed
-    )
-
-
-def _by_policy(work: Work, system: System, policy: str) -> tuple[Residency, ...]:
-    chip = system.chip
-    if policy not in get_args(Policy):
-        known = ", ".join(get_args(Policy))
-        raise EmuError(f"unknown policy {policy!r}: take one of {known}, or a list of rules")
-    if policy != "fit":
-        name = chip.memory(policy).name
-        return tuple(Residency(leaf=leaf, memory=name) for leaf in work.leaves)
-    near = chip.memory("on-chip")
-    # A chip without off-chip memory keeps everything on chip; place() says by how much it is over.
-    has_far = any(memory.placement == "off-chip" for memory in chip.memories)
-    far = chip.memory("off-chip") if has_far else near
-    free = _capacity(near, system)
-    placed = []
-    for leaf in work.leaves:
-        fits = leaf.bytes <= free
-        free -= leaf.bytes if fits else 0
-        placed.append(Residency(leaf=leaf, memory=near.name if fits else far.name))
-    return tuple(placed)
 
 
 def _capacity(memory: Memory, system: System) -> int:
     """Bytes of all chips of a replica, less what the stack keeps for itself."""
-    kept = memory.capacity_bytes.value * system.software.reserve_share.value
-    return int(memory.capacity_bytes.value - kept) * system.chips_per_replica
+    return capacities(system, system.chips_per_replica, 1)[memory.name]
 
 
 def _does_not_fit(
-    memory: Memory, system: System, used: int, alive: int, over: int
+    work: Work,
+    system: System,
+    rules: Sequence[Rule | Sequence[str]] | Policy | str,
+    splits: tuple[Split, ...],
+    activations: str | None,
+    filled: Filled,
 ) -> CapacityError:
-    capacity = _capacity(memory, system)
-    chips = -(-(used + alive) * system.chips_per_replica // max(1, capacity)) * system.data
+    name = filled.over[0][0]
+    _, at, over = max((o for o in filled.over if o[0] == name), key=lambda o: o[2])
+    room, used, memory = filled.rooms[at], filled.used[at][name], system.chip.memory(name)
+    alive = room.alive if name == filled.scratch else 0
+    capacity, ranks = room.capacity[name], system.ranks
     reserve = system.software.reserve_share.value
     less = f" beside the {reserve:.1%} that {system.software.name} keeps" if reserve else ""
     with_alive = f", and {alive:,} of activations are alive at once" if alive else ""
+    if ranks is None:
+        where = f"{system.chips} x {system.chip.name}"
+        chips = -(-(used + alive) * system.chips_per_replica // max(1, capacity)) * system.data
+        way_out = f"{chips} chips would do"
+    else:
+        where = _each(system, ranks, room)
+        found = smallest(work, system, rules, splits, activations)
+        way_out = f"{found} would do" if found else "no split of it over more chips would do"
     return CapacityError(
-        f"{memory.name} ({memory.placement}) of {system.chips} x {system.chip.name} holds "
-        f"{capacity:,} bytes{less} and {used:,} are placed there{with_alive}: {over:,} bytes over; "
-        f"{chips} chips would do, or place less there"
+        f"{memory.name} ({memory.placement}) of {where} holds {capacity:,} bytes{less} and "
+        f"{used:,} are placed there{with_alive}: {over:,} bytes over; {way_out}, or place less "
+        "there"
     )
+
+
+def _each(system: System, ranks: Ranks, room: Room) -> str:
+    one = "each" if ranks.per_chip == 1 else f"each of {ranks.per_chip} cores of each"
+    stage = "" if room.name == "all" else f" of {room.name}"
+    return f"{one} {system.chip.name}{stage}"
 
 
 def _notes(placement: Placement) -> Iterator[str]:

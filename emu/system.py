@@ -9,6 +9,7 @@ import dataclasses
 
 from emu.chips import Chip
 from emu.errors import EmuError
+from emu.ranks import Ranks, layout
 from emu.records import pytree
 from emu.stacks import Stack, stack
 
@@ -23,7 +24,7 @@ class System:
     `data` > 1: that many replicas, each with all the weights on its share of the chips. `stack` is
     a `Stack`, or the name of a known one. Where no degree but `data` is given, the chips of one
     replica are one pool over which `emu.place` spreads the bytes evenly; else the degrees must
-    multiply to the number of chips.
+    multiply to the number of chips, or of their cores (`emu.ranks`).
     """
 
     chip: Chip
@@ -47,6 +48,19 @@ class System:
             )
         if not isinstance(self.stack, Stack):
             object.__setattr__(self, "stack", stack(self.stack))
+        self.ranks  # noqa: B018 (degrees that do not come out are refused here)
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """How the ranks are laid out; None where the chips of a replica are one pool."""
+        return layout(
+            chips=self.chips,
+            cores=self.chip.cores,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            expert=self.expert,
+            data=self.data,
+        )
 
     @property
     def chips_per_replica(self) -> int:

@@ -1,0 +1,412 @@
+"""Which logical axes tensor ranks split, found from the work itself, and rules that override it.
+
+A layer's weights come in pairs: a matrix whose output is split over ranks, and one that sums over
+that output, after which the ranks' partial sums are added. So an axis is worth splitting where one
+weight matrix produces it and another sums it away (heads, the inner width of an MLP), where rows
+are looked up along it (the vocabulary), or where the last product of all produces it (the head).
+Of these, axes are taken by the bytes of the matrices that hold them, the most first, and one is
+left out if a matrix that holds it is split already: so MLA's low-rank projections and their latents
+stay whole on every rank. The residual axis, which the most matrices share, is never split, nor are
+layers, the batch, a head's width, or axes that an op needs whole (a router's scores).
+
+A dimension that is a product of axes is split major first: heads that share keys and values in
+groups by key-value head first, and the rest within the group, so that where ranks exceed key-value
+heads these and their cache are held several times. Experts are spread over expert ranks, and an
+expert's inner width over the ranks that share it (`emu.ranks`).
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from emu.errors import EmuError
+from emu.patterns import Members, match, parse
+from emu.ranks import Ranks
+from emu.rules import nearest
+from emu.work import Access, Leaf, Op, Work
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Tensor ranks split dimension `dim` of leaves whose key path matches; None: each has all.
+
+    Of ordered splits the first that matches a leaf decides; leaves that none matches are split as
+    the work itself suggests.
+    """
+
+    pattern: str
+    dim: int | None
+
+    def __post_init__(self) -> None:
+        if any(segment.index is not None for segment in parse(self.pattern)):
+            raise EmuError(
+                f"split {self.pattern!r}: a split is of whole leaves; leave the [index] out"
+            )
+        if self.dim is not None and (not isinstance(self.dim, int) or isinstance(self.dim, bool)):
+            raise EmuError(f"split {self.pattern!r}: dim is a dimension or None, not {self.dim!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What is known of a work's axes by how they are used."""
+
+    residual: int | None
+    batch: int | None
+    layers: frozenset[int]
+    experts: Mapping[int, int]  # axis of experts: how many there are
+    routed: frozenset[str]  # leaves of which a router picks rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """By how much each axis is split, and what rules say of single leaves."""
+
+    axes: Axes
+    degrees: Mapping[int, int]  # by axis, `data` and `expert` included
+    summing: frozenset[int]  # the axes whose split leaves partial sums or shards to be exchanged
+    whole: frozenset[str]  # leaves that a rule keeps whole
+    notes: tuple[str, ...] = ()
+
+    def of(self, axes: Iterable[int]) -> int:
+        """By how much a tensor over these axes is split."""
+        return math.prod(self.degrees.get(axis, 1) for axis in set(axes))
+
+    def dims(self, leaf: Leaf) -> tuple[int, ...]:
+        """By how much each dimension of a leaf is split over the ranks of a stage."""
+        if not leaf.axes:
+            return (1,) * len(leaf.shape)
+        return tuple(
+            math.prod(self.leaf_degree(leaf.path, axis) for axis in axes) for axes in leaf.axes
+        )
+
+    def leaf_degree(self, path: str, axis: int) -> int:
+        """By how much an axis of this leaf is split."""
+        if path in self.whole and axis in self.summing:
+            return 1
+        if axis in self.axes.experts and path not in self.axes.routed:
+            return 1  # a router has scores for all experts
+        return self.degrees.get(axis, 1)
+
+
+def choose(work: Work, ranks: Ranks, splits: Sequence[Split] = (), pads: bool = False) -> Chosen:
+    """The axes that these ranks split. Raises EmuError where a split cannot be made."""
+    ruled = _ruled(work, splits)
+    axes = axes_of(work)
+    degrees: dict[int, int] = {}
+    notes: list[str] = []
+    if ranks.expert > 1:
+        if not axes.experts:
+            raise EmuError(
+                f"spread: expert={ranks.expert}, and the work has no routed experts; "
+                "take tensor= instead"
+            )
+        for axis, count in axes.experts.items():
+            _divides(count, ranks.expert, "experts", "expert", pads)
+            degrees[axis] = ranks.expert
+    if ranks.data > 1:
+        batch = _batch(axes)
+        degrees[batch] = _divides(work.axes[batch].size, ranks.data, "sequences", "data", pads)
+    split: dict[int, int] = {}
+    if ranks.tensor > 1 or ranks.per_expert > 1:
+        split = _tensor(work, axes, ranks, ruled, pads)
+        if ranks.tensor > 1 and not split:
+            raise EmuError(
+                f"spread: tensor={ranks.tensor}, and the work has no axis that weights could be "
+                "split along; say which by emu.Split(pattern, dim)"
+                + ("" if work.axes else ", or trace it anew: it says nothing of its axes")
+            )
+    degrees |= split
+    return Chosen(
+        axes=axes,
+        degrees=degrees,
+        summing=frozenset(split),
+        whole=frozenset(path for path, dim in ruled.items() if dim is None),
+        notes=tuple(notes),
+    )
+
+
+def axes_of(work: Work) -> Axes:
+    """How a work's axes are used: which are layers, experts, the batch, the residual stream."""
+    leaves = {leaf.path: leaf for leaf in work.leaves if leaf.axes}
+    layers: set[int] = set()
+    experts: dict[int, int] = {}
+    routed: set[str] = set()
+    for op in work.ops:
+        for access in (*op.reads, *op.writes):
+            leaf = leaves.get(access.tensor)
+            if leaf is None:
+                continue
+            if access.routed is not None:
+                routed.add(leaf.path)
+                experts |= {
+                    axis: access.routed.experts
+                    for dim in leaf.axes
+                    for axis in dim
+                    if work.axes[axis].size == access.routed.experts and axis in op.indexed
+                }
+            if is_stacked(op, access, leaf):
+                layers |= set(leaf.axes[0])
+    residual = _residual(work, leaves, layers | set(experts))
+    return Axes(
+        residual=residual,
+        batch=_batch_axis(work, leaves.values(), layers, residual),
+        layers=frozenset(layers),
+        experts=experts,
+        routed=frozenset(routed),
+    )
+
+
+def _residual(work: Work, leaves: Mapping[str, Leaf], outer: set[int]) -> int | None:
+    """The axis that the most weight matrices share; of two, the one that the first sums over."""
+    held: collections.Counter[int] = collections.Counter()
+    for leaf in leaves.values():
+        if leaf.kind == "weights":
+            inner = {axis for dim in leaf.axes for axis in dim} - outer
+            if len(inner) > 1:
+                held.update(inner)
+    most = max(held.values(), default=0)
+    shared = [axis for axis in held if held[axis] == most]
+    if most < 3 and len(shared) == 1:  # what joins two matrices is what one would split
+        return None
+    summed = [axis for op in work.ops if op.kind == "dot" for axis in op.summed if axis in shared]
+    return next(iter([*summed, *shared]), None) if most > 1 else None
+
+
+def is_stacked(op: Op, access: Access, leaf: Leaf) -> bool:
+    """Whether an op is the body of a loop that takes one row of this leaf each turn."""
+    rows = access.rows
+    if rows is None or len(leaf.shape) < 2 or rows[1] - rows[0] < 2:
+        return False
+    if op.count % (rows[1] - rows[0]):
+        return False
+    if not leaf.axes:
+        return True
+    outer = set(leaf.axes[0])
+    return bool(outer) and not outer & {*access.axes, *op.indexed}
+
+
+def _batch_axis(
+    work: Work, leaves: Iterable[Leaf], layers: set[int], residual: int | None
+) -> int | None:
+    """The axis of sequences: the first that cache leaves have, beside hidden vectors in ops too."""
+    in_weights: set[int] = set()
+    held: collections.Counter[int] = collections.Counter()
+    for leaf in leaves:
+        dims = [set(dim) for dim in leaf.axes if not dim or not set(dim) <= layers]
+        if leaf.kind == "weights":
+            in_weights |= set().union(*dims)
+        elif dims:
+            held.update(dims[0])
+    beside = {axis for op in work.ops if residual in (None, *op.axes) for axis in op.axes}
+    known = [axis for axis in held if axis not in in_weights and axis in beside]
+    return max(known, key=lambda axis: held[axis], default=None)
+
+
+def _batch(axes: Axes) -> int:
+    if axes.batch is None:
+        raise EmuError(
+            "spread: data>1 divides the sequences of a batch, and the work has one sequence or no "
+            "cache that would show them; trace a larger batch, or take data=1 and one replica"
+        )
+    return axes.batch
+
+
+def _ruled(work: Work, splits: Sequence[Split]) -> dict[str, int | None]:
+    """What the rules say, by leaf."""
+    members = Members(work.leaves)
+    ruled: dict[str, int | None] = {}
+    for split in splits:
+        hits = [leaf for leaf in work.leaves if match(split.pattern, leaf, members) is not None]
+        if not hits:
+            raise EmuError(
+                f"split {split.pattern!r} matches no leaf"
+                + nearest(split.pattern, (leaf.path for leaf in work.leaves))
+            )
+        for leaf in hits:
+            if split.dim is not None and not -len(leaf.shape) <= split.dim < len(leaf.shape):
+                raise EmuError(
+                    f"split {split.pattern!r}: {leaf.path!r} {leaf.shape} has no dimension "
+                    f"{split.dim}"
+                )
+            ruled.setdefault(leaf.path, split.dim)
+    return ruled
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Uses:
+    """What the ops do with each axis of a weight matrix."""
+
+    produced: set[int]
+    summed: set[int]
+    looked_up: set[int]
+    whole: set[int]
+    last: set[int]  # produced by the last product with weights
+
+
+def _uses(work: Work, axes: Axes, matrices: Mapping[str, Leaf]) -> _Uses:
+    uses = _Uses(produced=set(), summed=set(), looked_up=set(), whole=set(), last=set())
+    for op in work.ops:
+        uses.whole.update(op.whole)
+        for access in op.reads:
+            if access.tensor not in matrices:
+                continue
+            held = {axis for dim in matrices[access.tensor].axes for axis in dim}
+            if op.kind != "dot":
+                if access.routed is None:
+                    uses.looked_up |= held & set(op.indexed)
+                continue
+            contracted = (
+                set(op.summed) | set(access.contracted) if not op.summed else set(op.summed)
+            )
+            made = held & set(op.axes) - contracted - set(op.indexed)
+            uses.produced |= made
+            uses.summed |= held & contracted
+            uses.last = made
+    return uses
+
+
+def _tensor(
+    work: Work, axes: Axes, ranks: Ranks, ruled: Mapping[str, int | None], pads: bool
+) -> dict[int, int]:
+    """Degrees of the axes that tensor ranks split."""
+    never = {axes.residual, axes.batch, *axes.layers, *axes.experts}
+    matrices = {
+        leaf.path: leaf
+        for leaf in work.leaves
+        if leaf.kind == "weights" and leaf.axes and ruled.get(leaf.path, 0) is not None
+    }
+    dims = {
+        path: [tuple(axis for axis in dim if axis not in never) for dim in leaf.axes]
+        for path, leaf in matrices.items()
+    }
+    uses = _uses(work, axes, matrices)
+    widths = _head_widths(work, dims)
+    worth = ((uses.produced & uses.summed) - uses.whole) | uses.looked_up | uses.last
+    worth -= widths
+    degrees: dict[int, int] = {}
+    taken: set[str] = set()
+    for path, dim in ruled.items():  # what a person asked for comes first
+        if dim is None or path not in matrices:
+            continue
+        asked = matrices[path].axes[dim]
+        if all(degrees.get(axis, 1) > 1 for axis in asked) and asked:
+            continue
+        degree = _degree(path, axes, ranks)
+        degrees |= _major_first(work, asked, degree, pads, path)
+        taken |= {p for p, held in dims.items() if any(set(asked) & set(d) for d in held)}
+    for family in _families(work, dims, worth, matrices):
+        holding = [p for p, held in dims.items() if any(family & set(dim) for dim in held)]
+        holding = [p for p in holding if len(matrices[p].axes) - _outer(matrices[p], axes) > 1]
+        if not holding or taken & set(holding):
+            continue
+        degree = max(_degree(path, axes, ranks) for path in holding)
+        if degree == 1:
+            continue
+        longest = max(
+            (dim for path in holding for dim in dims[path]),
+            key=lambda dim: math.prod(work.axes[axis].size for axis in dim if axis in family),
+        )
+        what = _what(work, longest, family, holding[0])
+        order = [axis for axis in longest if axis in family]
+        degrees |= _major_first(work, order, degree, pads, what)
+        taken |= set(holding)
+    return degrees
+
+
+def _degree(path: str, axes: Axes, ranks: Ranks) -> int:
+    return ranks.per_expert if path in axes.routed else ranks.tensor
+
+
+def _outer(leaf: Leaf, axes: Axes) -> int:
+    """How many dimensions only say which layer, or which expert."""
+    outer = axes.layers | set(axes.experts)
+    return sum(1 for dim in leaf.axes if dim and set(dim) <= outer)
+
+
+def _head_widths(work: Work, dims: Mapping[str, Sequence[tuple[int, ...]]]) -> set[int]:
+    """Axes within a head: a cache has them too, and in some matrix they are not the major one."""
+    cached = {
+        axis for leaf in work.leaves if leaf.kind == "cache" for dim in leaf.axes for axis in dim
+    }
+    minor = {axis for held in dims.values() for dim in held for axis in dim[1:]}
+    return cached & minor
+
+
+def _families(
+    work: Work,
+    dims: Mapping[str, Sequence[tuple[int, ...]]],
+    worth: set[int],
+    matrices: Mapping[str, Leaf],
+) -> list[set[int]]:
+    """Axes that share a dimension somewhere, those of the most bytes first."""
+    families: list[set[int]] = []
+    for held in dims.values():
+        for dim in held:
+            together = set(dim) & worth
+            if not together:
+                continue
+            apart = [family for family in families if not family & together]
+            for family in families:
+                if family & together:
+                    together |= family
+            families = [*apart, together]
+
+    def size(family: set[int]) -> int:
+        return sum(
+            matrices[path].bytes
+            for path, held in dims.items()
+            if any(family & set(dim) for dim in held)
+        )
+
+    return sorted(families, key=lambda family: (-size(family), min(family)))
+
+
+def _major_first(
+    work: Work, order: Sequence[int], degree: int, pads: bool, what: str
+) -> dict[int, int]:
+    """How a degree goes over the axes of one dimension. Raises EmuError where it does not."""
+    left = degree
+    found: dict[int, int] = {}
+    for axis in order:
+        share = math.gcd(left, work.axes[axis].size)
+        found[axis], left = share, left // share
+    if left > 1:
+        sizes = [work.axes[axis].size for axis in order]
+        total = math.prod(sizes)
+        if not pads or degree > total:
+            raise EmuError(
+                f"spread: {total} {what} over {degree} tensor ranks: not divisible; take a degree "
+                f"such as {_near(sizes, degree)}, a stack that pads, or emu.Split(pattern, None) "
+                "for what each rank is to hold whole"
+            )
+        found[order[0]] *= left
+    return {axis: share for axis, share in found.items() if share > 1}
+
+
+def _near(sizes: Sequence[int], degree: int) -> int:
+    """The largest degree not above `degree` that goes over these axes."""
+
+    def goes(n: int) -> bool:
+        for size in sizes:
+            n //= math.gcd(n, size)
+        return n == 1
+
+    return next(n for n in range(degree, 0, -1) if goes(n))
+
+
+def _what(work: Work, dim: Sequence[int], family: set[int], path: str) -> str:
+    """What the entries of a dimension are, in words."""
+    cached = {axis for leaf in work.leaves if leaf.kind == "cache" for d in leaf.axes for axis in d}
+    if family & cached or len(dim) > len([axis for axis in dim if axis in family]):
+        return f"heads ({path})"
+    return f"entries ({work.axes[dim[0]].name or path})"
+
+
+def _divides(count: int, degree: int, what: str, name: str, pads: bool) -> int:
+    if count % degree and not (pads and degree <= count):
+        raise EmuError(
+            f"spread: {count} {what} over {name}={degree}: not divisible; take a degree that "
+            f"divides {count}, or a stack that pads"
+        )
+    return degree
