@@ -14,7 +14,7 @@ from absl import flags
 import emu
 import kernels
 from experiments import provenance
-from experiments.benchmarks import decoding, llamacpp, precision, residency
+from experiments.benchmarks import decoding, llamacpp, precision, residency, tracing
 from experiments.benchmarks.contest import Outcome, contest
 from experiments.errors import ExperimentError
 from experiments.launch import launch
@@ -84,6 +84,11 @@ def precision_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Itera
         }
 
 
+def tracing_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+    """How long predictions take, against what users were promised."""
+    yield from tracing.rows()
+
+
 def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | None = None) -> Row:
     """One row: tokens per second, or bytes per second where a size is given."""
     per_call, unit = (size / 1e9, "GB/s") if size else (1.0, "tokens/s")
@@ -111,6 +116,7 @@ GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
     "decode": decode_rows,
     "residency": residency_rows,
     "precision": precision_rows,
+    "tracing": tracing_rows,
 }
 
 

@@ -1,0 +1,117 @@
+"""How long predictions take, and how much memory: of the largest models, again and again, and cold.
+
+Each model is traced and predicted in fresh processes, so that nothing is in JAX's caches and the
+most memory that was held is for this model alone:
+
+    python -m experiments.benchmarks.tracing llama-3.1-405b     # one such process
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from experiments.errors import ExperimentError
+
+MODELS = {"llama-3.1-405b": "fp8", "deepseek-r1": "fp8"}
+CHIP = "h200"
+RUNS = 5
+WARM_CALLS = 300
+# What users were promised.
+MOST_S = 2.0
+MOST_BYTES = 1e9
+MOST_WARM_S = 200e-6
+MOST_COLD_S = 4.0
+COLD = ("--model=llama-3.1-8b", "--chip=h100", "--batch=1", "--context=2000", "--json")
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Seconds and bytes of a first prediction, seconds of a warm one, and of the whole command."""
+    for model in MODELS:
+        runs = [_in_a_fresh_process(model) for _ in range(RUNS)]
+        seconds = [run["seconds"] for run in runs]
+        yield _row(f"trace_and_predict_{model}", seconds, "s", MOST_S, RUNS)
+        most = [run["most_bytes"] / 1e6 for run in runs]
+        yield _row(f"trace_and_predict_memory_{model}", most, "MB", MOST_BYTES / 1e6, RUNS)
+        warm = [run["warm_s"] * 1e6 for run in runs]
+        yield _row(f"predict_warm_{model}", warm, "us", MOST_WARM_S * 1e6, RUNS * WARM_CALLS)
+    yield _row("predict_command_cold", [_cold() for _ in range(RUNS)], "s", MOST_COLD_S, RUNS)
+
+
+def once(model: str) -> dict[str, float]:
+    """Trace and predict one model in this process; then predict again with what was traced.
+
+    Returns the seconds of the first prediction, from the model's name on, with modules imported;
+    the most bytes that the process held, Python and JAX included; and the median seconds of a
+    prediction after it.
+    """
+    import emu  # noqa: PLC0415 (imported here, before the clock starts)
+    from experiments.steps_traced import decode_work  # noqa: PLC0415
+
+    start = time.perf_counter()
+    work = decode_work(model, MODELS[model], "bf16", batch=1, context=2000)
+    # The times are those of one chip, which these models overflow: what is timed is the prediction.
+    system = emu.System(emu.chip(CHIP))
+    placement = emu.place(work, system, "off-chip", allow_overflow=True)
+    emu.predict(work, system, placement)
+    seconds, most = time.perf_counter() - start, _most_bytes()
+    warm = []
+    for _ in range(WARM_CALLS):
+        start = time.perf_counter()
+        emu.predict(work, system, placement)
+        warm.append(time.perf_counter() - start)
+    return {"seconds": seconds, "most_bytes": most, "warm_s": float(np.median(warm))}
+
+
+def _most_bytes() -> int:
+    """The most memory that this process ever held."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024  # kilobytes, but for macOS
+
+
+def _in_a_fresh_process(model: str) -> dict[str, float]:
+    out: dict[str, float] = json.loads(_run("experiments.benchmarks.tracing", model))
+    return out
+
+
+def _cold() -> float:
+    start = time.perf_counter()
+    _run("experiments.predict", *COLD)
+    return time.perf_counter() - start
+
+
+def _run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    # Nothing is computed on a device: one that is there would only take time to start.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ExperimentError(f"bench: {' '.join(command[1:])} failed: {last[0]}")
+    return done.stdout
+
+
+def _row(name: str, values: list[float], unit: str, most: float, samples: int) -> dict[str, Any]:
+    """The median over processes, against the most that it may be."""
+    value = float(np.median(values))
+    return {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "against": f"limit {most:g} {unit}",
+        "against_value": most,
+        "ratio": most / value,
+        "value_min": min(values),
+        "value_max": max(values),
+        "samples": samples,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(once(sys.argv[1])))
