@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from emu.axes import together
 from emu.costs import Call, Cost, find_own, find_users
 from emu.errors import EmuError
+from emu.following import follow, named, with_axes
 from emu.jaxprs import (
     Equation,
     Jaxpr,
@@ -118,7 +120,15 @@ class Site:
         value = self.settle(value)
         if not value.computed or value.constant:
             return value
-        return self.emit("elementwise", [value], outs=[value.shape])[0]
+        return self.copied("elementwise", value)
+
+    def copied(self, kind: str, value: Value) -> Value:
+        """The value written to memory, by an op of that kind."""
+        made = self.emit(kind, [value], outs=[value.shape])[0]
+        value = with_axes(self.tape, value)
+        if value.axes is not None:
+            self.tape.entries[-1].axes = together(value.axes)
+        return named(self.tape, made, value.axes)
 
 
 def interpret(
@@ -136,7 +146,7 @@ def interpret(
     env: dict[Any, Value] = {}
     for var, const in zip(inner.constvars, consts, strict=True):
         env[var] = _closed_over(const, shape_of(var.aval), tape)
-    env.update(zip(inner.invars, values, strict=True))
+    env.update((var, with_axes(tape, v)) for var, v in zip(inner.invars, values, strict=True))
 
     def read(atom: Any) -> Value:
         return _literal(atom) if is_literal(atom) else env[atom]
@@ -161,14 +171,17 @@ def interpret(
 
 def _apply(site: Site, values: list[Value]) -> Sequence[Value]:
     """The outputs of one equation by its rule."""
-    users = find_users(site.name, called_name(site))
+    mark = len(site.tape.entries)
+    name = called_name(site)
+    users = find_users(site.name, name)
     if users is not None:
-        return _by_users_rule(site, values, users)
+        return follow(site, name or "", values, _by_users_rule(site, values, users), mark)
     own = find_own(site.name)
     if own is None:
         raise unknown(site, values)
     result = own(site, *values)
-    return (result,) if isinstance(result, Value) else result
+    results = (result,) if isinstance(result, Value) else result
+    return follow(site, None, values, results, mark)
 
 
 def called_name(site: Site) -> str | None:
@@ -276,7 +289,7 @@ def _closed_over(const: Any, shape: Shape, tape: Tape) -> Value:
             number = _number(const)
         value = constant(shape, known=number)
     else:
-        value = of_buffer(tape.buffer(shape))
+        value = with_axes(tape, of_buffer(tape.buffer(shape)))
         tape.note(
             f"{shape} ({size} bytes) is closed over by the function: counted as activations; "
             "pass it as an argument in `weights` to place it"

@@ -6,12 +6,13 @@ whole function has been read and its elementwise ops are fused (`emu.fusing`).
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+from emu.axes import Dims, Factors, Ids, together
 from emu.hints import Hints
 from emu.jaxprs import Shape
-from emu.values import Buffer, Count, Lookup, Source, Stored, Value
+from emu.values import Buffer, Count, Lookup, Picked, Source, Stored, Value
 from emu.work import Collective, Dot
 
 # How an entry fuses: into its neighbours; only with what comes before it (an update in place);
@@ -28,6 +29,9 @@ class Touch:
     rows: tuple[int, int] | None = None
     contracted: tuple[int, ...] = ()
     regions: frozenset[object] = frozenset()  # the slices that these elements are
+    axes: Ids = ()  # logical axes that they span
+    parts: tuple[Ids, ...] = ()  # axes of dimensions of which they span only a factor
+    picked: Picked | None = None
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -49,6 +53,10 @@ class Entry:
     collective: Collective | None = None
     dot: Dot | None = None
     real: bool = True  # a lookup that only products read is never real
+    axes: Ids | None = None  # logical axes, as in `emu.work.Op`; None: not yet known
+    summed: Ids = ()
+    indexed: Ids = ()
+    whole: Ids = ()
 
 
 class Tape:
@@ -68,6 +76,8 @@ class Tape:
         self.born: dict[Buffer, int] = {}  # buffers allocated before their first write
         self.homes: dict[Buffer, Buffer] = {}  # buffers that live in another one's memory
         self.constants: dict[int, Value] = {}  # arrays that the function is closed over, by id
+        self.factors = Factors()
+        self.axes: dict[Buffer, Dims] = {}  # logical axes of activations
 
     @property
     def devices(self) -> int:
@@ -132,7 +142,12 @@ class Tape:
             lookup.buffer = self.buffer(lookup.shape)
             entry: Entry = lookup.entry
             entry.real = True
-            entry.reads.extend(touches(rows))
+            found = touches(rows)
+            if lookup.axes is not None:
+                spread = together(lookup.axes)
+                found = [dataclasses.replace(t, axes=spread, parts=()) for t in found]
+                self.axes[lookup.buffer] = lookup.axes
+            entry.reads.extend(found)
             entry.writes.append(Touch(tensor=lookup.buffer, elements=lookup.shape.size))
         return dataclasses.replace(source, tensor=lookup.buffer, axes=(None,) * len(source.axes))
 
@@ -159,6 +174,7 @@ def touches(value: Value, contracted: Sequence[int] = ()) -> list[Touch]:
         known = regions.setdefault(tensor, {}).setdefault(s.region, s)
         if s.elements > known.elements:
             regions[tensor][s.region] = s
+    dims = value.shape.dims
     for tensor, parts in regions.items():
         elements: Count = sum((s.elements for s in parts.values()), 0)
         axes = {s.axes[d] for s in parts.values() for d in contracted if d < len(s.axes)}
@@ -172,9 +188,26 @@ def touches(value: Value, contracted: Sequence[int] = ()) -> list[Touch]:
                 if isinstance(tensor, Stored)
                 else (),
                 regions=frozenset(parts),
+                picked=next((s.picked for s in parts.values() if s.picked is not None), None),
+                **_spanned(value.axes, dims, parts.values()),
             )
         )
     return found
+
+
+def _spanned(axes: Dims | None, dims: Sequence[int], sources: Iterable[Source]) -> dict[str, Any]:
+    """The logical axes of a value that parts of a tensor under it are spread over."""
+    if axes is None or len(axes) != len(dims):
+        return {}
+    full: dict[int, None] = {}
+    partly: dict[Ids, None] = {}
+    for s in sources:
+        for d, n in enumerate(s.extents):
+            if n == dims[d]:
+                full.update(dict.fromkeys(axes[d]))
+            elif n > 1:
+                partly[axes[d]] = None
+    return {"axes": tuple(full), "parts": tuple(partly)}
 
 
 def held(tensor: Stored | Buffer) -> int:

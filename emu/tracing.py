@@ -8,17 +8,21 @@ allocated, so that a model of a trillion weights is traced from `jax.ShapeDtypeS
 """
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from emu import work_rules
+from emu import axis_rules, work_rules
+from emu.axes import Dims
 from emu.errors import EmuError
+from emu.following import with_axes
 from emu.fusing import Fused, fuse
 from emu.hints import Hints
 from emu.interpreter import interpret
 from emu.jaxprs import Program, Shape, hide_from_lines, open_program
 from emu.liveness import peak_bytes
+from emu.naming import Numbering
 from emu.tape import Entry, Tape, Touch, touches
 from emu.values import Buffer, Count, Stored, Value, of_buffer, of_leaf
 from emu.work import Access, Leaf, Op, Work, leaf_path
@@ -26,6 +30,7 @@ from emu.work import Access, Leaf, Op, Work, leaf_path
 Positions = int | Sequence[int] | None
 
 assert work_rules.__all__  # imported for its rules
+assert axis_rules.__all__  # and these too
 hide_from_lines(__file__)
 
 
@@ -78,19 +83,22 @@ def _trace(
     roles = _roles(weights, cache, len(args))
     program = open_program(fn, args, trees=roles)
     stored, buffers = _inputs(program, roles, hints)
-    tape, outs = _read(program, stored, buffers, hints)
+    tape, inputs, outs = _read(program, stored, buffers, hints)
     if any(s.blurred and s.token_axis is not None for s in stored if s is not None):
         # Some of the cache was read before an update showed which axis its tokens lie along.
-        tape, outs = _read(program, stored, buffers, hints)
-    leaves = tuple(s.leaf for s in stored if s is not None)
+        tape, inputs, outs = _read(program, stored, buffers, hints)
     _note_context([s for s in stored if s is not None], tape)
     _leave_through(outs, tape)
     tape.entries = [entry for entry in tape.entries if entry.real and entry.count]
     fused = fuse(tape.entries, tape.escaping)
     arguments = [b for b in buffers if b is not None]
+    numbering = Numbering(tape.factors, tape.axes)
+    leaves = _leaves_with_axes(stored, inputs, numbering)
+    axes_of = {leaf.path: leaf.axes for leaf in leaves}
     return Work(
         leaves=leaves,
-        ops=tuple(_op(f) for f in fused),
+        ops=tuple(_op(f, numbering, axes_of) for f in fused),
+        axes=tuple(numbering.axes),
         peak_activation_bytes=peak_bytes(fused, tape, arguments),
         notes=tuple(tape.notes),
     )
@@ -173,13 +181,27 @@ def _read(
     stored: Sequence[Stored | None],
     buffers: Sequence[Buffer | None],
     hints: Hints,
-) -> tuple[Tape, list[Value]]:
+) -> tuple[Tape, list[Value], list[Value]]:
+    """The tape, and the values of inputs and outputs."""
     tape = Tape(hints)
     values = [
-        of_leaf(s) if s is not None else of_buffer(b)  # type: ignore[arg-type]
+        with_axes(tape, of_leaf(s) if s is not None else of_buffer(b))  # type: ignore[arg-type]
         for s, b in zip(stored, buffers, strict=True)
     ]
-    return tape, interpret(program.jaxpr, values, tape)
+    return tape, values, interpret(program.jaxpr, values, tape)
+
+
+def _leaves_with_axes(
+    stored: Sequence[Stored | None], inputs: Sequence[Value], numbering: Numbering
+) -> tuple[Leaf, ...]:
+    """The leaves; axes are named after weights first, then the cache."""
+    found: dict[int, Leaf] = {}
+    for kind in ("weights", "cache"):
+        for i, (s, value) in enumerate(zip(stored, inputs, strict=True)):
+            if s is not None and s.leaf.kind == kind:
+                axes: Dims = numbering.dims(value.axes or (), s.leaf.path)
+                found[i] = dataclasses.replace(s.leaf, axes=axes)
+    return tuple(found[i] for i in sorted(found))
 
 
 def _hinted_axis(leaf: Leaf, hints: Hints) -> int | None:
@@ -240,8 +262,9 @@ def _all_of(tensor: Any) -> Count:
     return of_leaf(tensor).sources[0].elements
 
 
-def _op(fused: Fused) -> Op:
+def _op(fused: Fused, numbering: Numbering, axes_of: Mapping[str, Dims]) -> Op:
     entry = fused.entry
+    where = f"{entry.scope}/{entry.name}" if entry.scope else entry.name
     return Op(
         name=entry.name,
         kind=entry.kind,
@@ -249,21 +272,29 @@ def _op(fused: Fused) -> Op:
         line=entry.line,
         count=entry.count,
         flops=dict(entry.flops),
-        reads=tuple(_access(t) for t in fused.reads),
-        writes=tuple(_access(t) for t in fused.writes),
+        reads=tuple(_access(t, numbering, axes_of, where) for t in fused.reads),
+        writes=tuple(_access(t, numbering, axes_of, where) for t in fused.writes),
         collective=entry.collective,
         dot=entry.dot,
         kernel=fused.kernel,
         devices=entry.devices,
+        axes=numbering.all_of(entry.axes or (), where),
+        summed=numbering.all_of(entry.summed, where),
+        indexed=numbering.all_of(entry.indexed, where),
+        whole=numbering.all_of(entry.whole, where),
     )
 
 
-def _access(touch: Touch) -> Access:
+def _access(touch: Touch, numbering: Numbering, axes_of: Mapping[str, Dims], where: str) -> Access:
     """A touch in bytes, as stored; a part of a byte counts whole."""
     tensor = touch.tensor
     if isinstance(tensor, Buffer):
-        bits = tensor.shape.bits
-        return Access(tensor="activations", kind="activations", bytes=_bytes(touch.elements, bits))
+        return Access(
+            tensor="activations",
+            kind="activations",
+            bytes=_bytes(touch.elements, tensor.shape.bits),
+            axes=numbering.touch(touch, None, where),
+        )
     leaf = tensor.leaf
     return Access(
         tensor=leaf.path,
@@ -271,6 +302,8 @@ def _access(touch: Touch) -> Access:
         bytes=_bytes(touch.elements, Shape(dims=(), dtype=leaf.dtype).bits),
         rows=touch.rows,
         contracted=touch.contracted,
+        axes=numbering.touch(touch, axes_of[leaf.path], where),
+        routed=None if touch.picked is None else touch.picked.routed,
     )
 
 

@@ -13,8 +13,9 @@ from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
+from emu.axes import Dims, Ids
 from emu.jaxprs import Shape
-from emu.work import Leaf
+from emu.work import Leaf, Routed
 
 Count = int | Fraction
 
@@ -51,6 +52,15 @@ class Lookup:
     entry: Any  # on the tape
     indices: tuple[Any, ...]  # what reading the indices touches
     buffer: Buffer | None = None
+    axes: Dims | None = None  # logical axes of the rows' dimensions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picked:
+    """Experts, along some logical axes, of which those are read that a router picked."""
+
+    routed: Routed
+    axes: Ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,7 @@ class Source:
     rows: tuple[int, int] | None = None  # of the leaf's leading axis: from and to
     region: tuple[Hashable, ...] = ()  # the slices taken so far: equal regions are read once
     scale: Count = 1  # what the extents cannot say
+    picked: Picked | None = None
 
     @property
     def elements(self) -> Count:
@@ -85,6 +96,7 @@ class Routing:
 
     experts: int
     chosen: Count
+    axes: Ids = ()  # the logical axes that the indices point into
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +110,7 @@ class Value:
     routing: Routing | None = None
     columns: tuple[bool, ...] | None = None  # of an index matrix: which columns are constants
     cell: "Cell | None" = None  # a mutable reference's content
+    axes: Dims | None = None  # logical axes of each dimension; None: of constants, or not yet known
 
     @property
     def constant(self) -> bool:

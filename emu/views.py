@@ -109,7 +109,7 @@ def without(value: Value, shape: Shape, dim: int) -> Value:
 def reshaped(value: Value, shape: Shape) -> Value:
     """The same elements in row-major order under other dimensions."""
     old, new = value.shape.dims, shape.dims
-    groups = _groups(old, new)
+    groups = regrouped(old, new)
     lost = {d for olds, news in groups if not len(olds) == len(news) == 1 for d in olds}
     value = blurring(value, lost)
 
@@ -168,7 +168,7 @@ def _share(left: Count, n: int) -> tuple[Count, Count]:
     return common, whole(Fraction(left, common))
 
 
-def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def regrouped(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """The finest runs of dimensions, lengths of 1 left out, that hold the same elements."""
     if 0 in old:
         return [

@@ -229,14 +229,18 @@ class Work:
         """One after the other."""
         if not isinstance(other, Work):
             return NotImplemented
+        from emu.joining import joined  # noqa: PLC0415 (it imports this module)
+
+        both = joined(self, other)
         first = 1 + max((op.kernel for op in self.ops if op.kernel is not None), default=-1)
         moved = (
             op if op.kernel is None else dataclasses.replace(op, kernel=op.kernel + first)
-            for op in other.ops
+            for op in both.ops[1]
         )
         return Work(
-            leaves=_joined(self.leaves, other.leaves),
-            ops=(*self.ops, *moved),
+            leaves=_joined(*both.leaves),
+            ops=(*both.ops[0], *moved),
+            axes=both.axes,
             peak_activation_bytes=max(self.peak_activation_bytes, other.peak_activation_bytes),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
         )
@@ -310,7 +314,9 @@ def _joined(first: tuple[Leaf, ...], second: tuple[Leaf, ...]) -> tuple[Leaf, ..
     leaves = {leaf.path: leaf for leaf in first}
     for leaf in second:
         known = leaves.setdefault(leaf.path, leaf)
-        if known != leaf:
+        if not known.axes and leaf.axes:
+            leaves[leaf.path] = known = dataclasses.replace(known, axes=leaf.axes)
+        if known != leaf and known != dataclasses.replace(leaf, axes=known.axes):
             raise EmuError(
                 f"work: the two works hold different tensors under {leaf.path!r}: "
                 f"{known.dtype}{list(known.shape)} and {leaf.dtype}{list(leaf.shape)}; "

@@ -82,6 +82,10 @@ def _costliest(site: Site, values: tuple[Value, ...]) -> list[Value]:
         del tape.entries[mark:]
         tried.append((_bytes(entries), i, entries, outs))
     _, i, entries, outs = max(tried, key=lambda t: (t[0], -t[1]))
+    for *_, others in tried:
+        for a, b in zip(outs, others, strict=True):
+            if a.axes is not None and b.axes is not None:
+                tape.factors.unify_all(a.axes, b.axes)
     tape.entries.extend(entries)
     tape.note(
         f"cond {site.where}: which branch runs depends on data; branch {i} of {len(tried)} is "

@@ -14,13 +14,13 @@ from emu.jaxprs import Shape, bits_of
 from emu.tape import Touch, touches
 from emu.values import Routing, Value
 from emu.work import Dot
-from emu.work_rules.experts import distinct_experts, hinted_experts
+from emu.work_rules.experts import distinct_experts, hinted_experts, picked_by
 
 
 @own_rule("dot_general")
 def dot_general(site: Site, left: Value, right: Value, *_: Value) -> Value:
     """[batch, m, k] by [batch, k, n]."""
-    (left_k, right_k), (left_batch, right_batch) = _dimensions(site.params["dimension_numbers"])
+    (left_k, right_k), (left_batch, right_batch) = dimensions(site.params["dimension_numbers"])
     dot = shape_of_dot(left.shape, right.shape, (left_k, right_k), (left_batch, right_batch))
     reads = [*touches(left, left_k), *touches(right, right_k)]
     return emit_dot(site, dot, reads, left.shape.dtype, right.shape.dtype)
@@ -32,7 +32,7 @@ def scaled_dot(site: Site, left: Value, right: Value, *scales: Value) -> Value:
     numbers = site.params.get("dimension_numbers")
     if numbers is None:  # [batch, m, k] by [batch, n, k]
         numbers = (((2,), (2,)), ((0,), (0,)))
-    (left_k, right_k), (left_batch, right_batch) = _dimensions(numbers)
+    (left_k, right_k), (left_batch, right_batch) = dimensions(numbers)
     dot = shape_of_dot(left.shape, right.shape, (left_k, right_k), (left_batch, right_batch))
     reads = [*touches(left, left_k), *touches(right, right_k)]
     reads += [t for scale in scales for t in touches(scale)]
@@ -45,7 +45,7 @@ def ragged_dot_general(site: Site, left: Value, right: Value, sizes: Value, *_: 
     is the ragged one, a product for each group).
     """
     numbers = site.params["ragged_dot_dimension_numbers"]
-    (left_k, right_k), (left_batch, _) = _dimensions(numbers.dot_dimension_numbers)
+    (left_k, right_k), (left_batch, _) = dimensions(numbers.dot_dimension_numbers)
     ragged = int(numbers.lhs_ragged_dimensions[0])
     group = [int(d) for d in numbers.rhs_group_dimensions]
     k = _product(left.shape.dims[d] for d in left_k)
@@ -75,13 +75,14 @@ def _experts_touched(
             f"{rows} rows is taken to pick one of {held} experts uniformly"
         )
     expected = distinct_experts(held, routing, rows)
+    picked = picked_by(site, routing, rows, () if right.axes is None else right.axes[axis])
     sources = []
     for s in right.sources:
         extents = list(s.extents)
         if extents[axis] == held:
             hinted = hinted_experts(site, s)
             extents[axis] = min(held, expected if hinted is None else hinted)
-        sources.append(dataclasses.replace(s, extents=tuple(extents)))
+        sources.append(dataclasses.replace(s, extents=tuple(extents), picked=picked))
     return dataclasses.replace(right, sources=tuple(sources))
 
 
@@ -107,7 +108,7 @@ def shape_of_dot(
     return Dot(batch=batch, m=m, n=n, k=k)
 
 
-def _dimensions(numbers: Any) -> Any:
+def dimensions(numbers: Any) -> Any:
     """((left k, right k), (left batch, right batch)) as plain ints."""
     return tuple(tuple([int(d) for d in side] for side in pair) for pair in numbers)
 

@@ -6,8 +6,10 @@ all of them with probability (1 - k/E)^B, so that E·(1 - (1 - k/E)^B) distinct 
 
 from fractions import Fraction
 
+from emu.axes import Ids
 from emu.interpreter import Site
-from emu.values import Count, Lookup, Routing, Source, Stored, whole
+from emu.values import Count, Lookup, Picked, Routing, Source, Stored, whole
+from emu.work import Routed
 
 _EXACT_TOKENS = 512  # beyond, the power is taken in floating point
 
@@ -24,6 +26,17 @@ def distinct_experts(held: int, routing: Routing, choices: Count) -> Count:
     else:
         share = 1 - Fraction(float(missed) ** float(tokens))
     return whole(min(Fraction(held) * share, Fraction(held)))
+
+
+def picked_by(site: Site, routing: Routing, choices: int, axes: Ids) -> Picked:
+    """What a router picked with so many choices in all, along an axis of experts, which is the one
+    that its scores lie along.
+    """
+    if routing.axes and axes:
+        site.tape.factors.unify(routing.axes, axes)
+    chosen = -(-routing.chosen // 1)
+    tokens = -(-choices // chosen)
+    return Picked(routed=Routed(experts=routing.experts, chosen=chosen, tokens=tokens), axes=axes)
 
 
 def hinted_experts(site: Site, source: Source) -> Count | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emu import views as algebra
+from emu.axes import Dims
 from emu.costs import own_rule
 from emu.interpreter import Site
 from emu.jaxprs import Shape
@@ -18,7 +19,7 @@ from emu.tape import Touch, touches
 from emu.values import Buffer, Count, Lookup, Routing, Source, Value
 from emu.views import merged
 from emu.work_rules.elementwise import with_routing
-from emu.work_rules.experts import distinct_experts, hinted_experts
+from emu.work_rules.experts import distinct_experts, hinted_experts, picked_by
 
 
 @own_rule("dynamic_slice")
@@ -54,7 +55,7 @@ def gather(site: Site, value: Value, indices: Value) -> Value:
     )
     if indices.constant:
         return with_routing(asked, (value,))
-    rows = tuple(where.rows_of(site, s, indices.routing) for s in value.sources)
+    rows = tuple(where.rows_of(site, s, indices.routing, value.axes) for s in value.sources)
     distinct = dataclasses.replace(asked, sources=rows)
     return with_routing(looked_up(site, distinct, asked, [indices]), (value,))
 
@@ -132,9 +133,11 @@ class Gather:
                 count *= self.out.dims[d]
         return count
 
-    def rows_of(self, site: Site, s: Source, routing: Routing | None) -> Source:
-        """A source of the operand, as it lies under the result."""
-        scale = s.scale
+    def rows_of(
+        self, site: Site, s: Source, routing: Routing | None, logical: Dims | None = None
+    ) -> Source:
+        """A source of the operand (of these logical axes), as it lies under the result."""
+        scale, picked = s.scale, s.picked
         extents: list[Count] = [1] * len(self.out.dims)
         axes: list[int | None] = [None] * len(self.out.dims)
         for d, source_dim in self.offset.items():
@@ -152,6 +155,9 @@ class Gather:
             hinted = hinted_experts(site, s)
             expected = distinct_experts(routing.experts, routing, self.lookups)
             rows = min(rows, expected if hinted is None else hinted)
+            picked = picked_by(
+                site, routing, self.lookups, () if logical is None else logical[routed[0]]
+            )
         places = [d for d in self.position if d not in self.batch]
         if places:
             extents[places[0]] = rows
@@ -159,7 +165,7 @@ class Gather:
             scale *= rows
         region = (*s.region, ("gather", id(site.eqn)))
         return dataclasses.replace(
-            s, extents=tuple(extents), axes=tuple(axes), scale=scale, region=region
+            s, extents=tuple(extents), axes=tuple(axes), scale=scale, region=region, picked=picked
         )
 
     def batch_like(self, indices: Value) -> Value:

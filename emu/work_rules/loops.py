@@ -14,11 +14,14 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from emu import views as algebra
+from emu.axes import Ids
 from emu.costs import own_rule
 from emu.errors import EmuError
+from emu.following import named, with_axes
 from emu.interpreter import Site, interpret
 from emu.jaxprs import Shape, inputs_read, scan_split
 from emu.known import evaluate
+from emu.tape import Tape
 from emu.values import Buffer, Value, constant, of_buffer
 
 _TRIP_LIMIT = 100_000  # iterations that are stepped through to find a loop's end
@@ -33,7 +36,9 @@ def scan(site: Site, *values: Value) -> list[Value]:
     stacked = [site.settle(v) for v in values[consts_count + carry_count :]]
     length = int(site.params["length"])
     tape = site.tape
+    layers = tape.factors.new(length)
     slices = [_slice(v, ("scan", id(site.eqn))) for v in stacked]
+    slices = [_one_of(tape, layers, one, v) for one, v in zip(slices, stacked, strict=True)]
     ys_shapes = site.outs[carry_count:]
     needed = [True] * carry_count + list(site.needed[carry_count:])
     outs: list[Value] = []
@@ -51,7 +56,7 @@ def scan(site: Site, *values: Value) -> list[Value]:
     if length == 0:
         return [*init, *(constant(shape) for shape in ys_shapes)]
     ys = [
-        _stack(site, y, shape, mark, zip(slices, stacked, strict=True))
+        _all_of(tape, layers, _stack(site, y, shape, mark, zip(slices, stacked, strict=True)), y)
         for y, shape in zip(outs[carry_count:], ys_shapes, strict=True)
     ]
     return [*carried, *ys]
@@ -63,6 +68,19 @@ def _slice(value: Value, region: tuple[str, int]) -> Value:
     one = Shape(dims=(1, *dims[1:]), dtype=value.shape.dtype)
     shape = Shape(dims=dims[1:], dtype=value.shape.dtype)
     return algebra.without(algebra.sliced(value, one, region), shape, 0)
+
+
+def _one_of(tape: Tape, layers: Ids, one: Value, stacked: Value) -> Value:
+    """A slice with its logical axes: those of the whole but for the leading one."""
+    if stacked.axes is None:
+        return one
+    tape.factors.unify(layers, stacked.axes[0])
+    return dataclasses.replace(one, axes=stacked.axes[1:])
+
+
+def _all_of(tape: Tape, layers: Ids, stacked: Value, one: Value) -> Value:
+    """The iterations' outputs together, with the axes of one of them."""
+    return named(tape, stacked, None if one.axes is None else (layers, *one.axes))
 
 
 def _passed(y: Value, slices: Sequence[Value]) -> bool:
@@ -173,6 +191,7 @@ def iterate(
     tape = site.tape
     carry = [_unknown(site.settle(v)) for v in init]
     carry = [_in_buffer(site, v) if v.sources and v.stored is None else v for v in carry]
+    carry = [with_axes(tape, v) for v in carry]
     while True:
         mark = len(tape.entries)
         with tape.loop(times):
@@ -180,6 +199,9 @@ def iterate(
             changed = [
                 i for i, (a, b) in enumerate(zip(carry, outs, strict=True)) if not _alike(a, b)
             ]
+            for a, b in zip(carry, outs, strict=True):
+                if a.axes is not None and b.axes is not None:
+                    tape.factors.unify_all(a.axes, b.axes)
             if not changed:
                 outs = [
                     _finished(site, b) if _is_buffer(a) else b
@@ -188,7 +210,7 @@ def iterate(
                 break
         del tape.entries[mark:]
         for i in changed:
-            carry[i] = _in_buffer(site, carry[i])
+            carry[i] = with_axes(tape, _in_buffer(site, carry[i]))
     if times == 0:
         del tape.entries[mark:]
         return list(init)
@@ -225,7 +247,7 @@ def _in_buffer(site: Site, value: Value) -> Value:
         return dataclasses.replace(of_buffer(buffer), routing=value.routing)
     if _is_buffer(value) and not value.computed:
         return value
-    made = site.emit("copy", [value], outs=[value.shape])[0]
+    made = site.copied("copy", value)
     return dataclasses.replace(made, routing=value.routing)
 
 
@@ -234,5 +256,5 @@ def _finished(site: Site, value: Value) -> Value:
     value = site.settle(value)
     if value.constant or (_is_buffer(value) and not value.computed):
         return value
-    made = site.emit("copy", [value], outs=[value.shape])[0]
+    made = site.copied("copy", value)
     return dataclasses.replace(made, routing=value.routing)

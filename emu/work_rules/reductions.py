@@ -66,7 +66,7 @@ def argmax(site: Site, value: Value) -> Value:
     if value.constant:
         return constant(site.outs[0])
     index = site.emit("reduction", [site.settle(value)])[0]
-    return replace_routing(index, Routing(experts=value.shape.dims[int(axis)], chosen=1))
+    return replace_routing(index, _choice(value, int(axis), 1))
 
 
 @own_rule("top_k")
@@ -87,8 +87,13 @@ def _chosen(site: Site, value: Value, k: int, axis: int) -> list[Value]:
     if value.constant:
         return [constant(shape) for shape in site.outs]
     best, index = site.emit("sort", [site.in_memory(value)], fuse="alone")
-    routing = Routing(experts=value.shape.dims[axis], chosen=k)
-    return [best, dataclasses.replace(index, routing=routing)]
+    return [best, dataclasses.replace(index, routing=_choice(value, axis, k))]
+
+
+def _choice(value: Value, axis: int, chosen: int) -> Routing:
+    """Indices into one dimension of a value."""
+    logical = () if value.axes is None else value.axes[axis]
+    return Routing(experts=value.shape.dims[axis], chosen=chosen, axes=logical)
 
 
 @own_rule("sort")
@@ -98,7 +103,8 @@ def sort(site: Site, *values: Value) -> list[Value]:
         return [constant(shape) for shape in site.outs]
     inputs = [site.in_memory(v) for v in values]
     outs = site.emit("sort", inputs, fuse="alone")
-    n = values[0].shape.dims[int(site.params["dimension"])]
+    axis = int(site.params["dimension"])
+    n = values[0].shape.dims[axis]
     by_score = values[0].shape.floating
     routed = next((v.routing for v in values if v.routing is not None), None)
     marked = []
@@ -106,7 +112,7 @@ def sort(site: Site, *values: Value) -> list[Value]:
         if out.shape.floating:
             marked.append(out)
         elif by_score and value.constant:  # positions in the order of their scores
-            marked.append(replace_routing(out, Routing(experts=n, chosen=n)))
+            marked.append(replace_routing(out, _choice(values[0], axis, n)))
         else:
             marked.append(replace_routing(out, value.routing or routed))
     return marked

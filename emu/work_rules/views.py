@@ -119,7 +119,7 @@ def _fewer(value: Value, cut: Value) -> Routing | None:
         return None
     for n, m in zip(value.shape.dims, cut.shape.dims, strict=True):
         if n == routing.chosen and m < n:
-            return Routing(experts=routing.experts, chosen=m)
+            return dataclasses.replace(routing, chosen=m)
     return routing
 
 
