@@ -271,11 +271,8 @@ def _tensor(
 ) -> dict[int, int]:
     """Degrees of the axes that tensor ranks split."""
     never = {axes.residual, axes.batch, *axes.layers, *axes.experts}
-    matrices = {
-        leaf.path: leaf
-        for leaf in work.leaves
-        if leaf.kind == "weights" and leaf.axes and ruled.get(leaf.path, 0) is not None
-    }
+    matrices = {leaf.path: leaf for leaf in work.leaves if leaf.kind == "weights" and leaf.axes}
+    whole = {path for path, dim in ruled.items() if dim is None}
     dims = {
         path: [tuple(axis for axis in dim if axis not in never) for dim in leaf.axes]
         for path, leaf in matrices.items()
@@ -298,6 +295,7 @@ def _tensor(
     for family in _families(work, dims, worth, matrices):
         holding = [p for p, held in dims.items() if any(family & set(dim) for dim in held)]
         holding = [p for p in holding if len(matrices[p].axes) - _outer(matrices[p], axes) > 1]
+        holding = [p for p in holding if p not in whole]
         if not holding or taken & set(holding):
             continue
         degree = max(_degree(path, axes, ranks) for path in holding)
