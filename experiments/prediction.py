@@ -63,7 +63,8 @@ class Prediction:
     low_s: float  # 80 % range of seconds_per_step
     high_s: float
     breakdown_s: Mapping[str, float]
-    bytes: Mapping[str, int]  # read, by weights, cache, activations (these read and written)
+    bytes: Mapping[str, int]  # of the model's tensors, as if nothing were held twice
+    traffic_bytes: Mapping[str, int]  # through each kind of memory, of all chips
     flops: int
     memories: Mapping[str, Fill]
     energy_j: float | None
@@ -92,10 +93,10 @@ def predicted(question: Question) -> Prediction:
       EmuError, ModelError, ExperimentError: unknown names, impossible splits, a context beyond the
         model's.
     """
-    work = _decode(question)
-    placement = place_on(question, work)
+    model = _model_part(question)
+    placement = model.placement
     system = placement.system
-    parts = [Part(work=work, placement=placement), *_drafts(question, system)]
+    parts = [model, *_drafts(question, system)]
     _check_room_together(parts, system)
 
     def clock(other: emu.System) -> float:
@@ -103,6 +104,7 @@ def predicted(question: Question) -> Prediction:
 
     seconds = clock(system)
     spread = range_of(clock, system)
+    unspread = system.data if system.ranks is None else 1  # replicas, each with the work as traced
     energies = [part.timeline.energy_j for part in parts]
     return Prediction(
         question=question,
@@ -111,8 +113,14 @@ def predicted(question: Question) -> Prediction:
         low_s=spread.low_s,
         high_s=spread.high_s,
         breakdown_s=_sum(parts, lambda part: part.timeline.breakdown),
-        bytes={name: int(n) for name, n in _sum(parts, lambda part: _bytes(part.work)).items()},
-        flops=sum(part.times * part.work.flops for part in parts),
+        bytes={
+            name: unspread * int(n)
+            for name, n in _sum(parts, lambda part: _bytes(part.work)).items()
+        },
+        traffic_bytes={
+            name: int(n) for name, n in _sum(parts, lambda part: part.timeline.traffic).items()
+        },
+        flops=unspread * sum(part.times * part.work.flops for part in parts),
         memories=_memories(parts, system),
         energy_j=None
         if None in energies
@@ -125,8 +133,10 @@ def predicted(question: Question) -> Prediction:
     )
 
 
-def place_on(question: Question, work: emu.Work) -> emu.Placement:
-    """The work on the question's chips, or the smallest usual number of them that holds it."""
+def _model_part(question: Question) -> Part:
+    """A step on the question's chips, or on the smallest usual number of them that holds it."""
+    tokens = 1 + question.drafted
+    check_context(question.model, question.context + tokens, "--context")
     chip = emu.chip(question.chip)
     emu.stack(question.stack)  # an unknown name is told before anything is placed
     asked = Asked(
@@ -143,7 +153,24 @@ def place_on(question: Question, work: emu.Work) -> emu.Placement:
             f"embedding and head make at most {layers + 2} stages"
         )
     rules = rules_of(question.placement, chip)
-    return placed(work, chip, question.stack, asked, rules, layers)
+
+    def work(system: emu.System) -> emu.Work:
+        return decode_work(
+            question.model,
+            question.weights,
+            question.kv,
+            batch=_batch(question, system),
+            context=question.context,
+            tokens=tokens,
+        )
+
+    traced, placement = placed(work, chip, question.stack, asked, rules, layers)
+    return Part(work=traced, placement=placement)
+
+
+def _batch(question: Question, system: emu.System) -> int:
+    """Sequences in the traced step: of all replicas where it is spread, else of one."""
+    return question.batch if system.ranks is not None else question.batch // system.data
 
 
 def ttft_seconds(question: Question, placement: emu.Placement) -> float:
@@ -177,19 +204,6 @@ def _chunk_seconds(question: Question, system: emu.System, context: int, tokens:
     return float(emu.predict(work, system, placement).seconds)
 
 
-def _decode(question: Question) -> emu.Work:
-    tokens = 1 + question.drafted
-    check_context(question.model, question.context + tokens, "--context")
-    return decode_work(
-        question.model,
-        question.weights,
-        question.kv,
-        batch=question.batch,
-        context=question.context,
-        tokens=tokens,
-    )
-
-
 def _drafts(question: Question, system: emu.System) -> list[Part]:
     """The draft model's steps, one token each."""
     if question.draft_model is None:
@@ -200,7 +214,7 @@ def _drafts(question: Question, system: emu.System) -> list[Part]:
         question.draft_model,
         stored,
         question.kv,
-        batch=question.batch,
+        batch=_batch(question, system),
         context=question.context,
     )
     placement = emu.place(work, system, rules_of(question.placement, system.chip))
@@ -218,10 +232,9 @@ def _check_room_together(parts: list[Part], system: emu.System) -> None:
 
 
 def _memories(parts: list[Part], system: emu.System) -> dict[str, Fill]:
-    chips = system.chips_per_replica
     return {
         memory.name: Fill(
-            used_bytes=sum(-(-p.placement.bytes_by_memory[memory.name] // chips) for p in parts),
+            used_bytes=sum(part.placement.fullest_chip_bytes[memory.name] for part in parts),
             capacity_bytes=int(memory.capacity_bytes.value),
         )
         for memory in system.chip.memories

@@ -6,7 +6,8 @@ from emu.chip_table import scaled
 from experiments.prediction import Prediction
 from experiments.ranges import Moved
 
-_UNITS = {"bytes_per_s": "B/s", "bytes": "B", "s": "s", "w": "W"}
+# By what a number's name has in it; the first that is there.
+_UNITS = {"flops_per_s": "FLOP/s", "bytes_per_s": "B/s", "_bytes": "B", "_s": "s"}
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "high_s": prediction.high_s,
         "breakdown_s": {part: float(s) for part, s in prediction.breakdown_s.items()},
         "bytes": dict(prediction.bytes),
+        "traffic_bytes": dict(prediction.traffic_bytes),
         "flops": prediction.flops,
         "memories": {
             name: {"used": fill.used_bytes, "capacity": fill.capacity_bytes}
@@ -133,7 +135,7 @@ def _assumed_lines(prediction: Prediction) -> list[str]:
 
 def _moved_line(moved: Moved) -> str:
     number = moved.number
-    unit = next((u for end, u in _UNITS.items() if moved.name.endswith("_" + end)), "")
+    unit = next((u for end, u in _UNITS.items() if end in moved.name), "")
     low, high = ("?" if n is None else scaled(n, unit) for n in (number.low, number.high))
     value = f"{scaled(number.value, unit)} ({low} to {high})"
     return (

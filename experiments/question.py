@@ -44,6 +44,11 @@ class Question:
         for name in ("context", "prefix"):
             if getattr(self, name) < 0:
                 raise ExperimentError(f"--{name} must not be negative: {getattr(self, name)}")
+        if self.batch % self.data:
+            raise ExperimentError(
+                f"--batch={self.batch} does not divide among --data={self.data} replicas; take a "
+                f"multiple of {self.data}"
+            )
         if self.prompt is not None and self.prompt < 1:
             raise ExperimentError(f"--prompt must be at least 1 token, not {self.prompt}")
         if self.prefix and self.prompt is None:

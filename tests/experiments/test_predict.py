@@ -194,6 +194,7 @@ def test_rules_place_the_layers(tmp_path: Path) -> None:
         ({"weights": "bf16-moe"}, "no format 'bf16-moe'"),
         ({"kv": "int9"}, "did you mean 'int8'"),
         ({"batch": 0}, "--batch must be at least 1"),
+        ({"data": 2}, "does not divide among --data=2"),
         ({"chips": -2}, "--chips must be at least 1"),
         ({"tensor": 0}, "--tensor must be at least 1"),
         ({"context": -1}, "--context must not be negative"),
@@ -233,3 +234,12 @@ def test_a_file_of_rules_says_which_line_is_wrong(tmp_path: Path) -> None:
     file.write_text("# nothing\n")
     with pytest.raises(ExperimentError, match="no rules"):
         predicted(Question(model="qwen2.5-0.5b", chip="h100", placement=str(file)))
+
+
+def test_replicas_of_one_chip_take_as_long_as_one_with_its_share() -> None:
+    one = predicted(Question(model="llama-3.2-1b", chip="h100", batch=4))
+    three = predicted(Question(model="llama-3.2-1b", chip="h100", batch=12, data=3))
+    assert three.system.chips == 3
+    assert three.seconds_per_step == one.seconds_per_step
+    assert three.flops == 3 * one.flops
+    assert three.memories == one.memories
