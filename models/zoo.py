@@ -37,8 +37,8 @@ class Architecture:
     config: DecoderConfig
     published_parameters: int
     published: str  # where that count is published
-    beside: int = 0  # parameters in that count that the decoder does not have (a vision tower)
-    rounding: int = 0  # by how much it may be off, where it is rounded to more than 1 %
+    confirmed: str = ""  # where it was seen, or what it was quoted from; empty: nowhere
+    beside: int = 0  # numbers in that count that the decoder does not have (a vision tower)
     source: str  # of the dimensions
     unverified: str = ""  # what of it nobody has checked; empty: nothing
     checked: bool = True  # against transformers' logits, at toy size; PaLM is not among its models
@@ -96,8 +96,8 @@ def architecture(name: str) -> Architecture:
         published_parameters=entry["parameters"],
         published=entry["published"],
         source=entry["source"],
+        confirmed=entry.get("confirmed", ""),
         beside=entry.get("beside", 0),
-        rounding=entry.get("rounding", 0),
         unverified=entry.get("unverified", ""),
     )
 
