@@ -49,7 +49,7 @@ def test_beside_what_the_decoder_has_is_what_it_is_said_to_be():
     glm = zoo.architecture("glm-4.7")
     width, tables = glm.config.width, 2 * glm.config.vocab_size * glm.config.width
     assert glm.beside == layer("glm-4.7", 91) + 2 * width**2 + 3 * width + tables
-    # DeepSeek-V3's too, and its files hold a scale for each block of 128 x 128, as MiniMax-M2.5's do.
+    # DeepSeek-V3's too; its files hold a scale for each block of 128 x 128, as MiniMax-M2.5's do.
     for name in ("deepseek-v3", "deepseek-r1"):
         found = zoo.architecture(name)
         width, tables = found.config.width, 2 * found.config.vocab_size * found.config.width
