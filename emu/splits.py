@@ -51,11 +51,16 @@ class Split:
 class Axes:
     """What is known of a work's axes by how they are used."""
 
-    residual: int | None
+    residual: frozenset[int]
     batch: int | None
     layers: frozenset[int]
-    experts: Mapping[int, int]  # axis of experts: how many there are
+    expert_dims: tuple[tuple[int, ...], ...]  # the axes of dimensions of experts
     routed: frozenset[str]  # leaves of which a router picks rows
+
+    @property
+    def experts(self) -> frozenset[int]:
+        """All axes of experts, which may come in groups."""
+        return frozenset(axis for dim in self.expert_dims for axis in dim)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,9 +106,8 @@ def choose(work: Work, ranks: Ranks, splits: Sequence[Split] = (), pads: bool = 
                 f"spread: expert={ranks.expert}, and the work has no routed experts; "
                 "take tensor= instead"
             )
-        for axis, count in axes.experts.items():
-            _divides(count, ranks.expert, "experts", "expert", pads)
-            degrees[axis] = ranks.expert
+        for dim in axes.expert_dims:
+            degrees |= _experts(work, dim, ranks.expert, pads)
     if ranks.data > 1:
         batch = _batch(axes)
         degrees[batch] = _divides(work.axes[batch].size, ranks.data, "sequences", "data", pads)
@@ -130,7 +134,7 @@ def axes_of(work: Work) -> Axes:
     """How a work's axes are used: which are layers, experts, the batch, the residual stream."""
     leaves = {leaf.path: leaf for leaf in work.leaves if leaf.axes}
     layers: set[int] = set()
-    experts: dict[int, int] = {}
+    experts: dict[tuple[int, ...], None] = {}
     routed: set[str] = set()
     for op in work.ops:
         for access in (*op.reads, *op.writes):
@@ -139,26 +143,24 @@ def axes_of(work: Work) -> Axes:
                 continue
             if access.routed is not None:
                 routed.add(leaf.path)
-                experts |= {
-                    axis: access.routed.experts
-                    for dim in leaf.axes
-                    for axis in dim
-                    if work.axes[axis].size == access.routed.experts and axis in op.indexed
-                }
+                experts |= {dim: None for dim in leaf.axes if dim and set(dim) <= set(op.indexed)}
             if is_stacked(op, access, leaf):
                 layers |= set(leaf.axes[0])
-    residual = _residual(work, leaves, layers | set(experts))
+    residual = _residual(work, leaves, layers.union(*experts))
     return Axes(
         residual=residual,
         batch=_batch_axis(work, leaves.values(), layers, residual),
         layers=frozenset(layers),
-        experts=experts,
+        expert_dims=tuple(experts),
         routed=frozenset(routed),
     )
 
 
-def _residual(work: Work, leaves: Mapping[str, Leaf], outer: set[int]) -> int | None:
-    """The axis that the most weight matrices share; of two, the one that the first sums over."""
+def _residual(work: Work, leaves: Mapping[str, Leaf], outer: set[int]) -> frozenset[int]:
+    """The axis that the most weight matrices share; of two, the one that the first sums over.
+
+    With it the axes that it forms a dimension with: a width that is scaled in blocks is several.
+    """
     held: collections.Counter[int] = collections.Counter()
     for leaf in leaves.values():
         if leaf.kind == "weights":
@@ -167,10 +169,16 @@ def _residual(work: Work, leaves: Mapping[str, Leaf], outer: set[int]) -> int | 
                 held.update(inner)
     most = max(held.values(), default=0)
     shared = [axis for axis in held if held[axis] == most]
-    if most < 3 and len(shared) == 1:  # what joins two matrices is what one would split
-        return None
+    dims = [set(dim) for leaf in leaves.values() for dim in leaf.axes if leaf.kind == "weights"]
+
+    def width(axis: int) -> frozenset[int]:
+        return frozenset(one for dim in dims if axis in dim for one in dim)
+
+    widths = {width(axis) for axis in shared}
+    if most < 2 or (most < 3 and len(widths) == 1):  # what joins two matrices is to be split
+        return frozenset()
     summed = [axis for op in work.ops if op.kind == "dot" for axis in op.summed if axis in shared]
-    return next(iter([*summed, *shared]), None) if most > 1 else None
+    return width([*summed, *shared][0])
 
 
 def is_stacked(op: Op, access: Access, leaf: Leaf) -> bool:
@@ -187,7 +195,7 @@ def is_stacked(op: Op, access: Access, leaf: Leaf) -> bool:
 
 
 def _batch_axis(
-    work: Work, leaves: Iterable[Leaf], layers: set[int], residual: int | None
+    work: Work, leaves: Iterable[Leaf], layers: set[int], residual: frozenset[int]
 ) -> int | None:
     """The axis of sequences: the first that cache leaves have, beside hidden vectors in ops too."""
     in_weights: set[int] = set()
@@ -198,7 +206,9 @@ def _batch_axis(
             in_weights |= set().union(*dims)
         elif dims:
             held.update(dims[0])
-    beside = {axis for op in work.ops if residual in (None, *op.axes) for axis in op.axes}
+    beside = {
+        axis for op in work.ops if not residual or residual & set(op.axes) for axis in op.axes
+    }
     known = [axis for axis in held if axis not in in_weights and axis in beside]
     return max(known, key=lambda axis: held[axis], default=None)
 
@@ -270,7 +280,7 @@ def _tensor(
     work: Work, axes: Axes, ranks: Ranks, ruled: Mapping[str, int | None], pads: bool
 ) -> dict[int, int]:
     """Degrees of the axes that tensor ranks split."""
-    never = {axes.residual, axes.batch, *axes.layers, *axes.experts}
+    never = {*axes.residual, axes.batch, *axes.layers, *axes.experts}
     matrices = {leaf.path: leaf for leaf in work.leaves if leaf.kind == "weights" and leaf.axes}
     whole = {path for path, dim in ruled.items() if dim is None}
     dims = {
@@ -318,7 +328,7 @@ def _degree(path: str, axes: Axes, ranks: Ranks) -> int:
 
 def _outer(leaf: Leaf, axes: Axes) -> int:
     """How many dimensions only say which layer, or which expert."""
-    outer = axes.layers | set(axes.experts)
+    outer = axes.layers | axes.experts
     return sum(1 for dim in leaf.axes if dim and set(dim) <= outer)
 
 
@@ -399,6 +409,19 @@ def _what(work: Work, dim: Sequence[int], family: set[int], path: str) -> str:
     if family & cached or len(dim) > len([axis for axis in dim if axis in family]):
         return f"heads ({path})"
     return f"entries ({work.axes[dim[0]].name or path})"
+
+
+def _experts(work: Work, dim: Sequence[int], degree: int, pads: bool) -> dict[int, int]:
+    """How experts, in groups of which the first axis says which, go over ranks."""
+    count = math.prod(work.axes[axis].size for axis in dim)
+    _divides(count, degree, "experts", "expert", pads)
+    found: dict[int, int] = {}
+    left = degree
+    for axis in dim:
+        found[axis] = math.gcd(left, work.axes[axis].size)
+        left //= found[axis]
+    found[dim[0]] *= left
+    return found
 
 
 def _divides(count: int, degree: int, what: str, name: str, pads: bool) -> int:

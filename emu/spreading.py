@@ -212,7 +212,7 @@ class _Ops:
 
     def _degree(self, axes: Iterable[int], kept: frozenset[int], routed: bool) -> int:
         """By how much something over these axes is split."""
-        axes = set(axes) - kept - set(self.chosen.axes.experts)
+        axes = set(axes) - kept - self.chosen.axes.experts
         if routed and self.ranks.gathers_replicas:  # its tokens come from all replicas
             axes -= {self.chosen.axes.batch}
         return self.chosen.of(axes)
@@ -474,7 +474,7 @@ def _hidden_bytes(work: Work, chosen: Chosen, parts: Sequence[Part]) -> int:
                 continue
             last = access.bytes
             # Tokens may be any axes, but none that ranks split is in a hidden vector.
-            if axes.residual in access.axes and not set(access.axes) & chosen.summing:
+            if axes.residual & set(access.axes) and not set(access.axes) & chosen.summing:
                 written[-(-access.bytes // chosen.of(access.axes))] += work.ops[at].count
     return max(written, key=lambda n: (written[n], -n), default=last)
 
