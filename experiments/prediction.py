@@ -174,7 +174,7 @@ def _batch(question: Question, system: emu.System) -> int:
 
 
 def ttft_seconds(question: Question, placement: emu.Placement) -> float:
-    """Seconds until the first token: one prompt alone, in chunks one after the other.
+    """Seconds until the first token: one prompt alone (one on each replica), in chunks in turn.
 
     The chunks' seconds are those of up to four that are traced, and interpolated between them: they
     grow with the tokens that are attended to, evenly but for windows.
@@ -182,7 +182,7 @@ def ttft_seconds(question: Question, placement: emu.Placement) -> float:
     assert question.prompt is not None
     end = question.prefix + question.prompt
     check_context(question.model, end, "--prompt")
-    system = dataclasses.replace(placement.system, data=1, chips=placement.system.chips_per_replica)
+    system = placement.system
     whole, rest = divmod(question.prompt, CHUNK)
     starts = [question.prefix + CHUNK * n for n in range(whole)]
     total = 0.0
@@ -198,7 +198,12 @@ def ttft_seconds(question: Question, placement: emu.Placement) -> float:
 
 def _chunk_seconds(question: Question, system: emu.System, context: int, tokens: int) -> float:
     work = prefill_work(
-        question.model, question.weights, question.kv, batch=1, context=context, tokens=tokens
+        question.model,
+        question.weights,
+        question.kv,
+        batch=1 if system.ranks is None else system.data,
+        context=context,
+        tokens=tokens,
     )
     placement = emu.place(work, system, rules_of(question.placement, system.chip))
     return float(emu.predict(work, system, placement).seconds)
@@ -269,8 +274,8 @@ def _assumptions(question: Question, parts: list[Part]) -> list[str]:
         notes.append("drafts: proposing them is free (--draft_model)")
     if question.prompt is not None:
         notes.append(
-            f"first token: the prompt alone on the system, in chunks of {CHUNK} tokens one after "
-            "the other"
+            f"first token: the prompt alone on its chips, in chunks of {CHUNK} tokens one after the "
+            "other"
         )
     experts = architecture(question.model).config.experts
     if experts is not None:
