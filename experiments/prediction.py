@@ -274,8 +274,8 @@ def _assumptions(question: Question, parts: list[Part]) -> list[str]:
         notes.append("drafts: proposing them is free (--draft_model)")
     if question.prompt is not None:
         notes.append(
-            f"first token: the prompt alone on its chips, in chunks of {CHUNK} tokens one after the "
-            "other"
+            f"first token: the prompt alone on its chips, in chunks of {CHUNK} tokens one after "
+            "the other"
         )
     experts = architecture(question.model).config.experts
     if experts is not None:
