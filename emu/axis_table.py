@@ -1,7 +1,7 @@
 """The table of axis rules, and what one says.
 
 A rule takes an equation's `Site` and the values that go in, unifies the axes that the equation
-walks together, and gives a `Spread`. A primitive without a rule is no error: its results get axes
+walks together, and gives a `Followed`. A primitive without a rule is no error: its results get axes
 of their own, and it is taken to need all of its inputs.
 """
 
@@ -13,7 +13,7 @@ from emu.axes import Dims, Ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Spread:
+class Followed:
     """The axes of an equation's results, and those that its ops' work is spread over."""
 
     outs: Sequence[Dims]
@@ -24,7 +24,7 @@ class Spread:
     written: Ids | None = None  # of an update in place: of the part that is written
 
 
-AxisRule = Callable[..., Spread]
+AxisRule = Callable[..., Followed]
 
 _RULES: dict[tuple[str, str | None], AxisRule] = {}
 

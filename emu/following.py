@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emu.axes import Dims, Ids, together
-from emu.axis_table import Spread, find_axis_rule
+from emu.axis_table import Followed, find_axis_rule
 from emu.tape import Entry, Tape
 from emu.values import Buffer, Lookup, Value
 
@@ -24,7 +24,8 @@ def with_axes(tape: Tape, value: Value) -> Value:
     """The value; with axes of its own, if it has none."""
     if value.constant or (value.axes is not None and len(value.axes) == len(value.shape.dims)):
         return value
-    return named(tape, value, tape.factors.fresh(value.shape.dims))
+    value = named(tape, value, tape.factors.fresh(value.shape.dims))
+    return dataclasses.replace(value, pointing={}) if value.shape.integer else value
 
 
 def named(tape: Tape, value: Value, axes: Dims | None) -> Value:
@@ -61,31 +62,37 @@ def follow(
         kept = name is not None or site.name in _IN_PLACE
         outs = [with_axes(tape, r if kept else _nameless(r)) for r in results]
         needed = together(ids for v in values if v.axes for ids in v.axes)
-        _mark(entries, Spread(outs=(), axes=(), whole=needed))
+        _mark(entries, Followed(outs=(), axes=(), whole=needed))
         return outs
-    spread: Spread = rule(site, *values)
-    _mark(entries, spread)
-    return [named(tape, result, axes) for result, axes in zip(results, spread.outs, strict=True)]
+    found: Followed = rule(site, *values)
+    _mark(entries, found)
+    outs = [named(tape, result, axes) for result, axes in zip(results, found.outs, strict=True)]
+    pointing = next((v.pointing for v in values if v.pointing is not None), None)
+    if pointing is None:
+        return outs
+    return [
+        dataclasses.replace(out, pointing=pointing) if out.shape.integer else out for out in outs
+    ]
 
 
 def _nameless(value: Value) -> Value:
     return value if value.axes is None else dataclasses.replace(value, axes=None)
 
 
-def _mark(entries: Sequence[Entry], spread: Spread) -> None:
+def _mark(entries: Sequence[Entry], found: Followed) -> None:
     if not entries:
         return
-    axes = spread.axes
+    axes = found.axes
     if axes is None:
-        axes = together(ids for dims in spread.outs for ids in dims)
+        axes = together(ids for dims in found.outs for ids in dims)
     for entry in entries:
         entry.axes = axes
-        entry.summed = spread.summed
-        entry.indexed = _with_picked(entry, spread.indexed)
-        entry.whole = spread.whole
-        if spread.written is not None:
+        entry.summed = found.summed
+        entry.indexed = _with_picked(entry, found.indexed)
+        entry.whole = found.whole
+        if found.written is not None:
             entry.writes = [
-                dataclasses.replace(t, axes=spread.written, parts=())
+                dataclasses.replace(t, axes=found.written, parts=())
                 if t.axes or entry.kind == "update"
                 else t
                 for t in entry.writes

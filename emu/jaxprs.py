@@ -40,6 +40,11 @@ class Shape:
         return bits_of(self.dtype)
 
     @property
+    def integer(self) -> bool:
+        """Whether it could be indices."""
+        return self.dtype.startswith(("int", "uint"))
+
+    @property
     def floating(self) -> bool:
         """Whether arithmetic on it is floating-point."""
         return is_floating(self.dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from emu.axes import Dims, Factors, Ids
-from emu.tape import Touch
+from emu.tape import Touch, held
 from emu.values import Buffer
 from emu.work import Axis
 
@@ -43,10 +43,10 @@ class Numbering:
         ids = touch.axes
         if isinstance(touch.tensor, Buffer):
             dims = self._buffers.get(touch.tensor, ())
-            if not ids and not touch.parts:
-                return self.all_of(tuple(i for axes in dims for i in axes), name)
             own = [self.all_of(axes, name) for axes in dims]
         mine = {i for axes in own or () for i in axes}
+        if not ids and not touch.parts and touch.elements >= held(touch.tensor):
+            return tuple(dict.fromkeys(i for axes in own or () for i in axes))
         found = dict.fromkeys(self.all_of(ids, name))
         for part in touch.parts:
             whole = self.all_of(part, name)

@@ -111,6 +111,7 @@ class Value:
     columns: tuple[bool, ...] | None = None  # of an index matrix: which columns are constants
     cell: "Cell | None" = None  # a mutable reference's content
     axes: Dims | None = None  # logical axes of each dimension; None: of constants, or not yet known
+    pointing: dict[int, Ids] | None = None  # of indices: by length, the axes that they pointed into
 
     @property
     def constant(self) -> bool:

@@ -2,13 +2,13 @@
 
 from emu.axes import together
 from emu.axis_rules.elementwise import axes_of
-from emu.axis_table import Spread, axis_rule
+from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
 
 
 @axis_rule("conv_general_dilated")
-def conv_general_dilated(site: Site, data: Value, kernel: Value) -> Spread:
+def conv_general_dilated(site: Site, data: Value, kernel: Value) -> Followed:
     """Sums over input features, unless they are in groups."""
     numbers = site.params["dimension_numbers"]
     (batch, features, *_), (out, inner, *_), (to_batch, to_features, *_) = (
@@ -24,13 +24,15 @@ def conv_general_dilated(site: Site, data: Value, kernel: Value) -> Spread:
         site.tape.factors.unify(a[features], b[inner])
     summed = b[inner] if together_again else ()
     needed = () if together_again else together((*a, *b))
-    return Spread(outs=[tuple(found)], axes=together((*found, summed)), summed=summed, whole=needed)
+    return Followed(
+        outs=[tuple(found)], axes=together((*found, summed)), summed=summed, whole=needed
+    )
 
 
 @axis_rule("fft")
-def fft(site: Site, value: Value) -> Spread:
+def fft(site: Site, value: Value) -> Followed:
     """The last dimensions are transformed, which takes all of them."""
     axes = axes_of(site, value)
     kept = len(axes) - len(site.params["fft_lengths"])
     new = site.tape.factors.fresh(site.outs[0].dims[kept:])
-    return Spread(outs=[(*axes[:kept], *new)], whole=together(axes[kept:]))
+    return Followed(outs=[(*axes[:kept], *new)], whole=together(axes[kept:]))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from emu.axes import Dims, Ids
-from emu.axis_table import Spread, axis_rule
+from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
 from emu.work_rules.elementwise import ARITHMETIC, NO_FLOPS
@@ -34,15 +34,15 @@ def shared(site: Site, values: Sequence[Value], dims: tuple[int, ...]) -> Dims:
 
 
 @axis_rule(*ARITHMETIC, *NO_FLOPS, "select_n")
-def elementwise(site: Site, *values: Value) -> Spread:
+def elementwise(site: Site, *values: Value) -> Followed:
     """Scalars spread."""
-    return Spread(outs=[shared(site, values, site.outs[0].dims)])
+    return Followed(outs=[shared(site, values, site.outs[0].dims)])
 
 
 @axis_rule(*IDENTITY)
-def identity(site: Site, *values: Value) -> Spread:
+def identity(site: Site, *values: Value) -> Followed:
     """Each value's own."""
-    return Spread(
+    return Followed(
         outs=[
             axes_of(site, v) if v.shape.dims == out.dims else site.tape.factors.fresh(out.dims)
             for v, out in zip(values, site.outs, strict=True)

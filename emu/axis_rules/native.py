@@ -2,14 +2,14 @@
 
 from emu.axes import Ids, together
 from emu.axis_rules.elementwise import axes_of
-from emu.axis_table import Spread, axis_rule
+from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
 from kernels.products import ATTEND, MATVEC
 
 
 @axis_rule("ffi_call", name=MATVEC)
-def matvec(site: Site, x: Value, *operands: Value) -> Spread:
+def matvec(site: Site, x: Value, *operands: Value) -> Followed:
     """x [in] times matrices [out, in], each perhaps with a scale [out] behind it."""
     factors = site.tape.factors
     (width,) = axes_of(site, x)
@@ -22,11 +22,11 @@ def matvec(site: Site, x: Value, *operands: Value) -> Spread:
         factors.unify(axes[1], width)
         outs.append((axes[0],))
     every = together((width, *(out for (out,) in outs)))
-    return Spread(outs=outs, axes=every, summed=width)
+    return Followed(outs=outs, axes=every, summed=width)
 
 
 @axis_rule("ffi_call", name=ATTEND)
-def attend(site: Site, *values: Value) -> Spread:
+def attend(site: Site, *values: Value) -> Followed:
     """One token's heads over the cache; see `kernels.attend` for the shapes."""
     q, key, value, keys, cached, *_ = (axes_of(site, v) for v in values)
     factors = site.tape.factors
@@ -41,7 +41,7 @@ def attend(site: Site, *values: Value) -> Spread:
         factors.unify(first, second)
     every = together((*q, *keys, *cached))
     written = together((*key, *value))
-    return Spread(
+    return Followed(
         outs=[(q[0], value[1]), keys, cached],
         axes=every,
         summed=together((q[1], keys[2])),

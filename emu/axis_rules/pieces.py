@@ -4,24 +4,24 @@ which turn out to be factors of the dimension where parts tile it evenly (`Facto
 
 from emu.axes import Ids
 from emu.axis_rules.elementwise import axes_of
-from emu.axis_table import Spread, axis_rule
+from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
 
 
 @axis_rule("slice")
-def slice_rule(site: Site, value: Value) -> Spread:
+def slice_rule(site: Site, value: Value) -> Followed:
     """At a place known while tracing."""
     starts = [int(i) for i in site.params["start_indices"]]
     stops = [int(i) for i in site.params["limit_indices"]]
     strides = [int(i) for i in site.params["strides"] or (1,) * len(starts)]
     axes, factors = axes_of(site, value), site.tape.factors
     places = zip(axes, value.shape.dims, starts, stops, strides, strict=True)
-    return Spread(outs=[tuple(factors.sliced(*place) for place in places)])
+    return Followed(outs=[tuple(factors.sliced(*place) for place in places)])
 
 
 @axis_rule("split")
-def split(site: Site, value: Value) -> Spread:
+def split(site: Site, value: Value) -> Followed:
     """Consecutive slices along one dimension."""
     axes, factors = axes_of(site, value), site.tape.factors
     d, start = int(site.params["axis"]), 0
@@ -31,11 +31,11 @@ def split(site: Site, value: Value) -> Spread:
         part = factors.sliced(axes[d], value.shape.dims[d], start, stop, 1)
         outs.append((*axes[:d], part, *axes[d + 1 :]))
         start = stop
-    return Spread(outs=outs)
+    return Followed(outs=outs)
 
 
 @axis_rule("concatenate")
-def concatenate(site: Site, *values: Value) -> Spread:
+def concatenate(site: Site, *values: Value) -> Followed:
     """Along one dimension; the others are shared."""
     d, out = int(site.params["dimension"]), site.outs[0].dims
     factors = site.tape.factors
@@ -47,11 +47,11 @@ def concatenate(site: Site, *values: Value) -> Spread:
             if i != d:
                 factors.unify(others[i], ids)
     others[d] = factors.concatenated(parts, [v.shape.dims[d] for v in values])
-    return Spread(outs=[tuple(others)])
+    return Followed(outs=[tuple(others)])
 
 
 @axis_rule("stack")
-def stack(site: Site, *values: Value) -> Spread:
+def stack(site: Site, *values: Value) -> Followed:
     """Along a new dimension."""
     out, factors = site.outs[0].dims, site.tape.factors
     place = int(site.params.get("axis", 0)) % len(out)
@@ -59,12 +59,12 @@ def stack(site: Site, *values: Value) -> Spread:
     for value in values:
         if value.axes is not None:
             factors.unify_all(rest, value.axes)
-    return Spread(outs=[(*rest[:place], factors.new(out[place]), *rest[place:])])
+    return Followed(outs=[(*rest[:place], factors.new(out[place]), *rest[place:])])
 
 
 @axis_rule("unstack")
-def unstack(site: Site, value: Value) -> Spread:
+def unstack(site: Site, value: Value) -> Followed:
     """One dimension is gone."""
     axes = axes_of(site, value)
     place = int(site.params.get("axis", 0)) % len(axes)
-    return Spread(outs=[(*axes[:place], *axes[place + 1 :])] * len(site.outs))
+    return Followed(outs=[(*axes[:place], *axes[place + 1 :])] * len(site.outs))

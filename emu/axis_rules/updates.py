@@ -2,13 +2,13 @@
 
 from emu.axes import Ids, together
 from emu.axis_rules.elementwise import axes_of
-from emu.axis_table import Spread, axis_rule
+from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
 
 
 @axis_rule("dynamic_update_slice")
-def dynamic_update_slice(site: Site, target: Value, update: Value, *_: Value) -> Spread:
+def dynamic_update_slice(site: Site, target: Value, update: Value, *_: Value) -> Followed:
     """The target's axes, some of which only a part is written of."""
     axes, new = axes_of(site, target), axes_of(site, update)
     picked: list[Ids] = []
@@ -18,12 +18,12 @@ def dynamic_update_slice(site: Site, target: Value, update: Value, *_: Value) ->
         else:
             picked.append(axes[d])
     written = together(new)
-    return Spread(outs=[axes], axes=written, indexed=together(picked), written=written)
+    return Followed(outs=[axes], axes=written, indexed=together(picked), written=written)
 
 
 @axis_rule("scatter", "scatter-add", "scatter_add", "scatter-sub", "scatter-mul", "scatter-min",
            "scatter-max", "scatter_mul", "scatter_min", "scatter_max")  # fmt: skip
-def scatter(site: Site, target: Value, indices: Value, update: Value) -> Spread:
+def scatter(site: Site, target: Value, indices: Value, update: Value) -> Followed:
     """Windows of the target at a matrix of indices."""
     numbers, factors = site.params["dimension_numbers"], site.tape.factors
     axes, index, new = axes_of(site, target), axes_of(site, indices), axes_of(site, update)
@@ -43,4 +43,4 @@ def scatter(site: Site, target: Value, indices: Value, update: Value) -> Spread:
     for d, i in zip(batching, index_batching, strict=True):
         factors.unify(axes[d], index[i])
     written = together(new)
-    return Spread(outs=[axes], axes=written, indexed=together(picked), written=written)
+    return Followed(outs=[axes], axes=written, indexed=together(picked), written=written)

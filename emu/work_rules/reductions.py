@@ -107,6 +107,8 @@ def sort(site: Site, *values: Value) -> list[Value]:
     n = values[0].shape.dims[axis]
     by_score = values[0].shape.floating
     routed = next((v.routing for v in values if v.routing is not None), None)
+    if routed is not None:  # of what goes along: positions point into no axis of experts
+        routed = dataclasses.replace(routed, axes=())
     marked = []
     for value, out in zip(values, outs, strict=True):
         if out.shape.floating:
