@@ -27,12 +27,19 @@ from emu.errors import EmuError
 _MEASURED_BYTES = 8192
 
 
-def link_of(chip: Chip) -> Link:
-    """The link by which the chip reaches its equals."""
-    for link in chip.links:
-        if link.scope == "chips":
+def link_of(chip: Chip, chips: int = 2) -> Link:
+    """The link by which so many chips reach each other: the first that joins enough of them."""
+    links = [link for link in chip.links if link.scope == "chips"]
+    for link in links:
+        if link.nodes is None or link.nodes >= chips:
             return link
-    raise EmuError(f"chip {chip.name!r} has no link to other chips: it works alone")
+    if not links:
+        raise EmuError(f"chip {chip.name!r} has no link to other chips: it works alone")
+    most = max(links, key=lambda link: link.nodes or 0)
+    raise EmuError(
+        f"{chips} chips of {chip.name!r} exchange data, and its link {most.name!r} joins at most "
+        f"{most.nodes}: take smaller groups (tensor=, expert=), or describe a link that joins more"
+    )
 
 
 def hops(link: Link, group: int) -> int:
@@ -51,19 +58,25 @@ def hops(link: Link, group: int) -> int:
     }.get(link.topology, 1)
 
 
-def seconds(chip: Chip, kind: str, group: int, sent_bytes: Any, xp: Any = np) -> Any:
-    """Seconds of one exchange; `sent_bytes` may be an array, of which 0 takes no time."""
-    link = link_of(chip)
-    per_byte = 1.0 / link.bandwidth_bytes_per_s.value
+def seconds(
+    chip: Chip, kind: str, group: int, sent_bytes: Any, xp: Any = np, per_chip: int = 1
+) -> Any:
+    """Seconds of one exchange; `sent_bytes` may be an array, of which 0 takes no time.
+
+    per_chip: how many of the group's ranks are cores of one chip and share its link.
+    """
+    chips = -(-group // per_chip)
+    link = link_of(chip, chips)
+    per_byte = per_chip / link.bandwidth_bytes_per_s.value
     hop = link.latency_s.value
-    across = hops(link, group) * hop
+    across = max(1, hops(link, chips)) * hop
     share = (group - 1) / group * sent_bytes * per_byte
     if kind == "permute":
         taken = hop + sent_bytes * per_byte
     elif kind == "all_reduce":
         one_shot = across + (group - 1) * sent_bytes * per_byte
         taken = xp.minimum(one_shot, 2 * across + 2 * share)
-        measured = [n for n in sorted(link.small_allreduce_s) if n >= group]
+        measured = [n for n in sorted(link.small_allreduce_s) if n >= chips]
         if measured:
             least = link.small_allreduce_s[measured[0]].value
             above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group

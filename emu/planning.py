@@ -1,5 +1,7 @@
 """What of a prediction does not depend on the system's numbers, made once and kept.
 
+A work that a system's degrees spread over ranks is first made that of one rank (`emu.spreading`).
+
 A `Plan` is a schedule with its bytes summed up by port: a memory's port carries its own bytes and
 those of every slower memory behind it that is reached in the same way. It is kept for as long as
 its work and its placement live.
@@ -14,6 +16,8 @@ import numpy as np
 from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
+from emu.spreading import spread
+from emu.system import System
 from emu.work import Work
 
 _FEW = 150  # rows that are folded faster one by one than pairwise in arrays
@@ -60,6 +64,8 @@ def _forget(key: _Key, _: object) -> None:
 
 
 def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
+    if placement.system.ranks is not None:
+        work = spread(work, placement.system, placement.splits).work
     of = schedule(work, placement, depth)
     memories = placement.system.chip.memories
     through = np.array(
@@ -77,7 +83,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         if m.placement == "off-chip" and depth != 0 and carried[0, :, i].any()
     )
     at_run = np.array([i not in off_chip for i in range(len(memories))], np.float64)
-    moved = of.calls * (of.repeats @ of.bytes.sum(0)) * placement.system.chips
+    moved = of.calls * (of.repeats @ of.bytes.sum(0)) * _at_once(placement.system)
     return Plan(
         schedule=of,
         through=through,
@@ -99,6 +105,11 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         traffic={m.name: round(float(n)) for m, n in zip(memories, moved, strict=True)},
         notes=(*of.notes, *placement.notes),
     )
+
+
+def _at_once(system: System) -> int:
+    """Ranks that each move what one does: a token crosses the stages of a pipeline in turn."""
+    return system.chips if system.ranks is None else system.ranks.count // system.pipeline
 
 
 def _power_of_two(n: int) -> int:

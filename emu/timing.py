@@ -129,11 +129,11 @@ def _is_plain(system: System) -> bool:
 
 def _check(system: System, placement: Placement) -> None:
     placed = placement.system
-    if system.chips_per_replica > 1:
+    if system.ranks is None and system.chips_per_replica > 1:
         raise EmuError(
-            f"predict: {system.chips_per_replica} chips share one copy of the weights, and works "
-            "are not spread over chips yet: trace what one chip does (jax.shard_map) and predict "
-            "it on one"
+            f"predict: {system.chips_per_replica} chips share one copy of the weights, and nothing "
+            "says how: give degrees that multiply to them, such as "
+            f"tensor={system.chips_per_replica}"
         )
     if placed is system:
         return
@@ -170,18 +170,20 @@ def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
 def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Clocked:
     """The seconds of a plan's rows, and of the whole step."""
     of, chip, stack = plan.schedule, system.chip, system.software
-    bandwidth = _row(xp, [_bandwidth(m, system) for m in chip.memories])
-    compute = of.flops @ _row(xp, [1.0 / (f * stack.compute_share.value) for f in _peaks(of, chip)])
+    per_chip = 1 if system.ranks is None else system.ranks.per_chip
+    bandwidth = _row(xp, [_bandwidth(m, system) / per_chip for m in chip.memories])
+    peaks = [peak * stack.compute_share.value / per_chip for peak in _peaks(of, chip)]
+    compute = of.flops @ _row(xp, [1.0 / peak for peak in peaks])
     ports = plan.at_run / bandwidth
     all_ports = plan.all_bytes / bandwidth
     exchange = sum(
         (
-            exchanges.seconds(chip, kind, group, of.collective_bytes[:, i], xp)
+            exchanges.seconds(chip, kind, group, of.collective_bytes[:, i], xp, per_chip)
             for i, (kind, group) in enumerate(of.collectives)
         ),
         np.zeros(len(of.rows)),
     )
-    entry = _entry(of, chip)
+    entry = _entry(of, chip, per_chip)
     exchange = exchange + (of.collective_bytes.sum(-1) > 0) * stack.per_exchange_s.value
     crossing = np.zeros(len(of.rows))
     if plan.regions is not None:
@@ -205,7 +207,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     for j in plan.off_chip:
         buffer = xp.minimum(
             stack.prefetch_bytes.value,
-            _row(xp, [m.capacity_bytes.value for m in chip.memories]) @ plan.faster[j],
+            _row(xp, [m.capacity_bytes.value / per_chip for m in chip.memories]) @ plan.faster[j],
         )
         feed = all_ports[:, j]
         caps = [
@@ -296,10 +298,10 @@ def _lower(a: Any, b: Any) -> Any:
     return min(a, b) if plain else jnp.minimum(a, b)
 
 
-def _entry(of: Schedule, chip: Chip) -> list[Any]:
+def _entry(of: Schedule, chip: Chip, per_chip: int) -> list[Any]:
     """Seconds in which each row's stored operands enter the compute units."""
     rate = chip.weight_entry_bytes_per_s
-    return [] if rate is None else [of.bytes[:2].sum((0, 2)) / rate.value]
+    return [] if rate is None else [of.bytes[:2].sum((0, 2)) * per_chip / rate.value]
 
 
 def _latency(plan: Plan, chip: Chip, xp: Any) -> Any:
