@@ -158,6 +158,21 @@ def test_blocks_with_a_scale_each_are_charged_as_stored():
     assert work.bytes_by_leaf == {"codes": 64 * 32 // 2, "scale": 4 * 32}
 
 
+def test_scales_and_zeros_of_packed_groups_are_charged_as_stored():
+    # Two int4 codes to a byte, a bfloat16 scale and zero for each 32 along the summed axis.
+    def product(w, x):
+        codes = jax.lax.bitcast_convert_type(w["codes"], jnp.int4).reshape(16, 4, 32).astype(F32)
+        wide = codes * w["scale"].astype(F32)[..., None] + w["zero"].astype(F32)[..., None]
+        return x @ wide.reshape(16, 128).T
+
+    groups = Shape((16, 4), BF16)
+    weights = {"codes": Shape((16, 64), "uint8"), "scale": groups, "zero": groups}
+    work = trace(product, weights, Shape((1, 128), F32))
+    assert work.bytes_by_leaf == {"codes": 16 * 64, "scale": 2 * 64, "zero": 2 * 64}
+    assert work.dot_flops == 2 * 16 * 128
+    assert work.kernels == 1
+
+
 def test_packed_codes_looked_up_in_a_table_are_charged_as_stored():
     # mxfp4 as files hold it: two codes to a byte, a table of 16 values, an exponent per block.
     table = jnp.asarray(np.linspace(-6, 6, 16), F32)
