@@ -139,7 +139,7 @@ def _moved_line(moved: Moved) -> str:
     low, high = ("?" if n is None else scaled(n, unit) for n in (number.low, number.high))
     value = f"{scaled(number.value, unit)} ({low} to {high})"
     return (
-        f"  {moved.name:<34} {value:<36} {number.kind:<9} {_s(moved.low_s)} to {_s(moved.high_s)}"
+        f"  {moved.name:<34} {value:<44} {number.kind:<9} {_s(moved.low_s)} to {_s(moved.high_s)}"
     )
 
 
