@@ -160,8 +160,9 @@ def test_what_cannot_be_asked_is_refused():
     there = place(of, system, "off-chip")
     with pytest.raises(EmuError, match="placed with chips=1 and the system has chips=2"):
         predict(of, System(chip(), chips=2, data=2), there)
-    with pytest.raises(EmuError, match="not spread over chips yet"):
-        predict(of, System(chip(), chips=2, tensor=2), there)
+    pool = System(chip(), chips=2)
+    with pytest.raises(EmuError, match="such as tensor=2"):
+        predict(of, pool, place(of, pool, "off-chip"))
     with pytest.raises(EmuError, match="whose memories are not those of 'groq-lpu-v1'"):
         predict(of, System(emu.chip("groq-lpu-v1")), there)
     double = Op(name="dot", kind="dot", flops={"float64": 1}, kernel=0)
