@@ -18,7 +18,14 @@ from experiments.placements import Rules
 from experiments.requests import Request
 from models.cache import KVCache
 from models.config import DecoderConfig
-from models.generate import Program, cache_length, generate, prefill_token, step_token
+from models.generate import (
+    Program,
+    cache_dtype,
+    cache_length,
+    generate,
+    prefill_token,
+    step_token,
+)
 from models.sampling import Sampling
 
 
@@ -89,6 +96,7 @@ def engine(
     program = Program(
         prefill=realized,
         step=lambda cache, tokens: realized(cache, tokens, None),
+        cache_dtype=cache_dtype(weights),
     )
     return Engine(program=program, config=config, slots=slots, facts=facts)
 

@@ -69,17 +69,17 @@ void AttendHead(const Shape& s, int64_t head, const float* q, const W* keys, con
 
 // Heads that share a key and value head may go to different threads: they share the cache too.
 template <typename W>
-void AttendAll(ffi::ThreadPool& pool, const Shape& s, const float* q, const float* new_key,
+void AttendAll(const Shape& s, const float* q, const float* new_key,
                const float* new_value, void* keys, void* values, float* mixed) {
   W* const k = static_cast<W*>(keys);
   W* const v = static_cast<W*>(values);
   Append(s, new_key, k);
   Append(s, new_value, v);
-  emu::ForBlocks(pool, s.kv_heads * s.group,
+  emu::ForBlocks(s.kv_heads * s.group,
                  [=](int64_t head) { AttendHead<W>(s, head, q, k, v, mixed); });
 }
 
-ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
+ffi::Error Attend(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
                   ffi::Buffer<ffi::F32> new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
                   ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> angles,
                   ffi::Result<ffi::Buffer<ffi::F32>> mixed, ffi::Result<ffi::AnyBuffer> keys_out,
@@ -105,10 +105,10 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
   float* const out = mixed->typed_data();
   switch (keys.element_type()) {
     case ffi::DataType::F32:
-      AttendAll<float>(pool, s, query.data(), key.data(), value, k, v, out);
+      AttendAll<float>(s, query.data(), key.data(), value, k, v, out);
       return ffi::Error::Success();
     case ffi::DataType::BF16:
-      AttendAll<emu::Bf16>(pool, s, query.data(), key.data(), value, k, v, out);
+      AttendAll<emu::Bf16>(s, query.data(), key.data(), value, k, v, out);
       return ffi::Error::Success();
     default:
       return ffi::Error::InvalidArgument("keys: not float32 or bfloat16");
@@ -119,7 +119,6 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_attend, Attend,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()

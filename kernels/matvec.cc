@@ -46,7 +46,7 @@ void MultiplyRows(const Matrix& a, const float* x, int64_t n, int64_t begin, int
   }
 }
 
-ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs args,
+ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
                   ffi::RemainingRets rets) {
   if (x.element_type() != ffi::DataType::F32) return ffi::Error::InvalidArgument("x: not float32");
   const int64_t n = static_cast<int64_t>(x.element_count());
@@ -82,7 +82,7 @@ ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs arg
   }
   if (next != args.size()) return ffi::Error::InvalidArgument("more arguments than results use");
 
-  emu::ForBlocks(pool, blocks, [matrices = std::move(matrices), input, n](int64_t block) {
+  emu::ForBlocks(blocks, [matrices = std::move(matrices), input, n](int64_t block) {
     size_t m = matrices.size() - 1;
     while (matrices[m].first_block > block) --m;
     const Matrix& a = matrices[m];
@@ -96,7 +96,6 @@ ffi::Error MatVec(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::RemainingArgs arg
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_matvec, MatVec,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .RemainingRets());

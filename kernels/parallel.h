@@ -1,64 +1,158 @@
-// A loop over blocks on the threads of XLA's own pool.
+// A loop over blocks on every core, by helper threads that wait awake for the next loop.
 #ifndef EMU_KERNELS_PARALLEL_H_
 #define EMU_KERNELS_PARALLEL_H_
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <utility>
+#include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace emu {
 
-// Calls work(block) once for each block, and returns when all are done.
-//
-// Each thread begins with a range of neighbouring blocks, since one long stream comes from DRAM a
-// quarter faster than short ones taken in turn, and then helps with the ranges that are not done:
-// a thread that starts late (or never) costs nothing but its share. The calling thread works too
-// and waits only for blocks that another thread has begun; it never waits for a thread to become
-// free, so handlers that run at the same time cannot deadlock. `work` lives as long as any of the
-// threads holds it.
-template <typename Work>
-void ForBlocks(xla::ffi::ThreadPool& pool, int64_t blocks, Work work) {
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A loop that several threads work on. Each begins with a range of neighbouring blocks, since one
+// long stream comes from DRAM a quarter faster than short ones taken in turn, and then helps with
+// the ranges that are not done: a thread that starts late (or never) costs nothing but its share.
+class Loop {
+ public:
+  Loop(int64_t blocks, int64_t threads)
+      : blocks_(blocks), threads_(threads), ranges_(new Range[threads]) {
+    for (int64_t t = 0; t < threads; ++t) {
+      ranges_[t].next = blocks * t / threads;
+      ranges_[t].end = blocks * (t + 1) / threads;
+    }
+  }
+  virtual ~Loop() = default;
+
+  void Run(int64_t first) {
+    for (int64_t t = 0; t < threads_; ++t) {
+      Range& range = ranges_[(first + t) % threads_];
+      for (int64_t block; (block = range.next.fetch_add(1)) < range.end;) {
+        Do(block);
+        done_.fetch_add(1, std::memory_order_release);
+      }
+    }
+  }
+  bool Done() const { return done_.load(std::memory_order_acquire) == blocks_; }
+
+ private:
   struct alignas(64) Range {  // a cache line each, as every block taken writes one
     std::atomic<int64_t> next;
     int64_t end;
   };
-  struct Shared {
-    Shared(Work w, int64_t blocks, int64_t threads)
-        : work(std::move(w)), threads(threads), ranges(new Range[threads]) {
-      for (int64_t t = 0; t < threads; ++t) {
-        ranges[t].next = blocks * t / threads;
-        ranges[t].end = blocks * (t + 1) / threads;
-      }
-    }
-    void Run(int64_t first) {
-      for (int64_t t = 0; t < threads; ++t) {
-        Range& range = ranges[(first + t) % threads];
-        for (int64_t block; (block = range.next.fetch_add(1)) < range.end;) {
-          work(block);
-          done.fetch_add(1, std::memory_order_release);
-        }
-      }
-    }
-    const Work work;
-    const int64_t threads;
-    const std::unique_ptr<Range[]> ranges;
-    std::atomic<int64_t> done{0};
-  };
-  const int64_t threads = std::max<int64_t>(std::min(pool.num_threads(), blocks), 1);
-  auto shared = std::make_shared<Shared>(std::move(work), blocks, threads);
-  for (int64_t t = 1; t < threads; ++t) pool.Schedule([shared, t] { shared->Run(t); });
-  shared->Run(0);
-  while (shared->done.load(std::memory_order_acquire) < blocks) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
+  virtual void Do(int64_t block) = 0;
+  const int64_t blocks_, threads_;
+  const std::unique_ptr<Range[]> ranges_;
+  std::atomic<int64_t> done_{0};
+};
+
+// The process's helper threads. A step calls some hundred loops a few microseconds apart, and
+// waking a thread takes as long as that: a helper stays awake for a while after each loop.
+class Helpers {
+ public:
+  static constexpr int64_t kAwakeUs = 200;
+
+  static Helpers& Get() {
+    static Helpers* const helpers = new Helpers;  // never freed: threads outlive static destructors
+    return *helpers;
   }
+  int64_t count() const { return static_cast<int64_t>(slots_.size()); }
+
+  void Offer(const std::shared_ptr<Loop>& loop) {
+    for (auto& slot : slots_) {
+      {
+        std::lock_guard<std::mutex> lock(slot->mutex);
+        slot->loop = loop;
+        slot->offered.fetch_add(1);  // under the lock, or a helper that goes to sleep misses it
+      }
+      if (slot->asleep.load()) slot->wake.notify_one();
+    }
+  }
+
+ private:
+  struct Slot {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::shared_ptr<Loop> loop;
+    alignas(64) std::atomic<uint64_t> offered{0};
+    std::atomic<bool> asleep{false};
+  };
+
+  Helpers() {
+    for (int64_t t = 1; t < Cores(); ++t) {
+      slots_.push_back(std::make_unique<Slot>());
+      std::thread([slot = slots_.back().get(), t] { Serve(*slot, t); }).detach();
+    }
+  }
+
+  static int64_t Cores() {
+#if defined(__linux__)
+    cpu_set_t mine;
+    if (sched_getaffinity(0, sizeof mine, &mine) == 0) return CPU_COUNT(&mine);
+#endif
+    return std::thread::hardware_concurrency();
+  }
+
+  static void Serve(Slot& slot, int64_t number) {
+    uint64_t seen = 0;
+    for (;;) {
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(kAwakeUs);
+      while (slot.offered.load(std::memory_order_acquire) == seen) {
+        for (int i = 0; i < 32; ++i) Pause();
+        if (std::chrono::steady_clock::now() < until) continue;
+        std::unique_lock<std::mutex> lock(slot.mutex);
+        slot.asleep.store(true);
+        slot.wake.wait(lock, [&] { return slot.offered.load() != seen; });
+        slot.asleep.store(false);
+      }
+      std::shared_ptr<Loop> loop;
+      {
+        std::lock_guard<std::mutex> lock(slot.mutex);
+        seen = slot.offered.load();
+        loop = std::move(slot.loop);
+      }
+      if (loop) loop->Run(number);
+    }
+  }
+
+  std::vector<std::unique_ptr<Slot>> slots_;
+};
+
+// Calls work(block) once for each block, and returns when all are done.
+//
+// The calling thread works too and waits only for blocks that another thread has begun; it never
+// waits for a thread to become free, so handlers that run at the same time cannot deadlock. `work`
+// lives as long as any of the threads holds it.
+template <typename Work>
+void ForBlocks(int64_t blocks, Work work) {
+  struct Held : Loop {
+    Held(Work w, int64_t blocks, int64_t threads) : Loop(blocks, threads), work(std::move(w)) {}
+    void Do(int64_t block) override { work(block); }
+    const Work work;
+  };
+  Helpers& helpers = Helpers::Get();
+  const int64_t threads = std::max<int64_t>(std::min(helpers.count() + 1, blocks), 1);
+  const auto loop = std::make_shared<Held>(std::move(work), blocks, threads);
+  if (threads > 1) helpers.Offer(loop);
+  loop->Run(0);
+  while (!loop->Done()) Pause();
 }
 
 }  // namespace emu

@@ -40,12 +40,12 @@ uint32_t Fold(const char* data, int64_t bytes) {
   return folded;
 }
 
-ffi::Error Read(ffi::ThreadPool pool, ffi::AnyBuffer buffer,
+ffi::Error Read(ffi::AnyBuffer buffer,
                 ffi::Result<ffi::Buffer<ffi::U32>> folded) {
   const char* data = static_cast<const char*>(buffer.untyped_data());
   const int64_t bytes = static_cast<int64_t>(buffer.size_bytes());
   auto total = std::make_shared<std::atomic<uint32_t>>(0);
-  emu::ForBlocks(pool, (bytes + kBlockBytes - 1) / kBlockBytes, [=](int64_t block) {
+  emu::ForBlocks((bytes + kBlockBytes - 1) / kBlockBytes, [=](int64_t block) {
     const int64_t begin = block * kBlockBytes;
     total->fetch_xor(Fold(data + begin, std::min(kBlockBytes, bytes - begin)));
   });
@@ -57,6 +57,5 @@ ffi::Error Read(ffi::ThreadPool pool, ffi::AnyBuffer buffer,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_read, Read,
                               ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::Buffer<ffi::U32>>());

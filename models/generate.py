@@ -32,6 +32,8 @@ class Program:
     """(cache, tokens [B, T], lengths [B]) → the token after each row's last, [B], and the cache."""
     step: Callable[[KVCache, jax.Array], tuple[jax.Array, KVCache]]
     """(cache, tokens [B]) → the next tokens, [B], and the cache."""
+    cache_dtype: jax.typing.DTypeLike = jnp.float32
+    """What a cache holds where the caller names nothing else: float32 or bfloat16."""
 
 
 def prefill_token(
@@ -59,8 +61,19 @@ def program(config: DecoderConfig, weights: Weights, sampling: Sampling | None =
     """Make the program that runs on this weights tree where it lies."""
     prefill, step = _compiled(config, sampling or Sampling())
     return Program(
-        prefill=functools.partial(prefill, weights), step=functools.partial(step, weights)
+        prefill=functools.partial(prefill, weights),
+        step=functools.partial(step, weights),
+        cache_dtype=cache_dtype(weights),
     )
+
+
+def cache_dtype(weights: Weights) -> jax.typing.DTypeLike:
+    """What goes with these weights: a cache is read at each step as they are, and kept as narrow.
+
+    Keys and values in bfloat16 cost no accuracy beside weights in bfloat16 or int8.
+    """
+    is_wide = weights["embedding"]["weight"].dtype == jnp.float32
+    return jnp.float32 if is_wide else jnp.bfloat16
 
 
 @functools.cache
@@ -88,7 +101,7 @@ def generate(
     max_tokens: int,
     stop_ids: Collection[int] = (),
     length: int | None = None,
-    cache_dtype: jax.typing.DTypeLike = jnp.float32,
+    cache_dtype: jax.typing.DTypeLike | None = None,
 ) -> Iterator[tuple[int | None, ...]]:
     """Continue prompts of any lengths, together, a token each at a time.
 
@@ -99,7 +112,7 @@ def generate(
       max_tokens: at most so many for each sequence.
       stop_ids: a sequence ends behind the first of these that it emits.
       length: slots in the cache; None takes as many as are needed.
-      cache_dtype: float32 or bfloat16.
+      cache_dtype: float32 or bfloat16; None: the program's.
 
     Yields:
       The next token of each sequence; None for one that has ended. Each tuple comes as soon as
@@ -109,7 +122,8 @@ def generate(
       ModelError: for an empty prompt, a token outside the vocabulary, or prompts that together
         with `max_tokens` do not fit the cache or the model's context.
     """
-    cache = _checked_cache(config, prompts, max_tokens, length, cache_dtype)
+    dtype = program.cache_dtype if cache_dtype is None else cache_dtype
+    cache = _checked_cache(config, prompts, max_tokens, length, dtype)
     tokens, cache = _prefilled(program, cache, prompts)
     ended = [False] * len(prompts)
     for count in range(1, max_tokens + 1):

@@ -18,7 +18,7 @@ from experiments.errors import ExperimentError
 from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
-from models.generate import Program, generate, program
+from models.generate import Program, cache_dtype, generate, program
 from models.steps import Weights
 
 TOKENS = 48  # decoded in one turn
@@ -78,7 +78,7 @@ def _tokens_by_ordinary_dots(
 ) -> list[int]:
     """The likeliest token at each place, given the ones before: all places at once."""
     ids = jnp.asarray([[*prompt, *tokens[:-1]]])
-    cache = new_cache(config, batch=1, length=ids.shape[1])
+    cache = new_cache(config, batch=1, length=ids.shape[1], dtype=cache_dtype(weights))
     logits, _ = jax.jit(steps.decode_step, static_argnums=0)(config, weights, cache, ids)
     likeliest: list[int] = logits[0, len(prompt) - 1 :].argmax(axis=-1).tolist()
     return likeliest

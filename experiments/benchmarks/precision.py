@@ -10,6 +10,7 @@ from experiments.progress import progress
 from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
+from models.generate import cache_dtype
 from models.steps import Weights
 
 LENGTHS = (128, 192, 256, 384, 512, 768)  # texts are padded to one of these
@@ -30,14 +31,16 @@ def top1_agreement(
       The share for each of `others`, and how many tokens it is a share of.
     """
     same = dict.fromkeys(others, 0)
+    caches = {name: cache_dtype(weights) for name, weights in others.items()}
     others = {name: _widened(weights) for name, weights in others.items()}
     tokens = 0
     with progress(len(texts), "top-1 agreement", "text") as bar:
         for text in sorted(texts, key=len):
-            reference = _likeliest(config, want, text)
+            reference = _likeliest(config, want, text, cache_dtype(want))
             tokens += len(text)
             for name, weights in others.items():
-                same[name] += int((_likeliest(config, weights, text) == reference).sum())
+                likeliest = _likeliest(config, weights, text, caches[name])
+                same[name] += int((likeliest == reference).sum())
             bar.update()
     return {name: count / tokens for name, count in same.items()}, tokens
 
@@ -54,11 +57,13 @@ def _widened(weights: Weights) -> Weights:
     return wide
 
 
-def _likeliest(config: DecoderConfig, weights: Weights, text: Sequence[int]) -> np.ndarray:
+def _likeliest(
+    config: DecoderConfig, weights: Weights, text: Sequence[int], dtype: jax.typing.DTypeLike
+) -> np.ndarray:
     length = next(n for n in LENGTHS if n >= len(text))
     padded = np.zeros((1, length), np.int32)
     padded[0, : len(text)] = text
-    cache = new_cache(config, batch=1, length=length)
+    cache = new_cache(config, batch=1, length=length, dtype=dtype)
     return np.asarray(_argmax(config, weights, cache, jnp.asarray(padded)))[: len(text)]
 
 
