@@ -9,6 +9,7 @@ is an axis of the mesh of its own: whatever is not an expert is replicated along
 """
 
 import dataclasses
+import functools
 
 from emu.errors import EmuError
 
@@ -41,6 +42,7 @@ class Ranks:
         return self.regrouped and self.data > 1
 
 
+@functools.cache
 def layout(
     *, chips: int, cores: int, tensor: int, pipeline: int, expert: int, data: int
 ) -> Ranks | None:
