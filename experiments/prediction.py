@@ -8,7 +8,7 @@ the same system, in chunks one after the other.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,17 +93,11 @@ def predicted(question: Question) -> Prediction:
       EmuError, ModelError, ExperimentError: unknown names, impossible splits, a context beyond the
         model's.
     """
-    model = _model_part(question)
-    placement = model.placement
+    parts = parts_of(question)
+    placement = parts[0].placement
     system = placement.system
-    parts = [model, *_drafts(question, system)]
-    _check_room_together(parts, system)
-
-    def clock(other: emu.System) -> float:
-        return sum(part.seconds(other) for part in parts)
-
-    seconds = clock(system)
-    spread = range_of(clock, system)
+    seconds = step_seconds(parts, system)
+    spread = range_of(functools.partial(step_seconds, parts), system)
     unspread = system.data if system.ranks is None else 1  # replicas, each with the work as traced
     energies = [part.timeline.energy_j for part in parts]
     return Prediction(
@@ -133,12 +127,26 @@ def predicted(question: Question) -> Prediction:
     )
 
 
+def parts_of(question: Question) -> tuple[Part, ...]:
+    """What a step is made of: the model's own, then the draft model's. Raises as `predicted`."""
+    model = _model_part(question)
+    system = model.placement.system
+    parts = (model, *_drafts(question, system))
+    _check_room_together(parts, system)
+    return parts
+
+
+def step_seconds(parts: Sequence[Part], system: emu.System) -> float:
+    """Seconds of a step on the system that its parts were placed on, or on one of other numbers."""
+    return sum(part.seconds(system) for part in parts)
+
+
 def _model_part(question: Question) -> Part:
     """A step on the question's chips, or on the smallest usual number of them that holds it."""
     tokens = 1 + question.drafted
     check_context(question.model, question.context + tokens, "--context")
-    chip = emu.chip(question.chip)
-    emu.stack(question.stack)  # an unknown name is told before anything is placed
+    chip = emu.chip(question.chip) if isinstance(question.chip, str) else question.chip
+    stack = emu.stack(question.stack) if isinstance(question.stack, str) else question.stack
     asked = Asked(
         chips=question.chips,
         tensor=question.tensor,
@@ -164,7 +172,7 @@ def _model_part(question: Question) -> Part:
             tokens=tokens,
         )
 
-    traced, placement = placed(work, chip, question.stack, asked, rules, layers)
+    traced, placement = placed(work, chip, stack, asked, rules, layers)
     return Part(work=traced, placement=placement)
 
 
@@ -226,7 +234,7 @@ def _drafts(question: Question, system: emu.System) -> list[Part]:
     return [Part(work=work, placement=placement, times=question.drafted)]
 
 
-def _check_room_together(parts: list[Part], system: emu.System) -> None:
+def _check_room_together(parts: Sequence[Part], system: emu.System) -> None:
     """The model and its draft model share the chips. Raises CapacityError."""
     for name, fill in _memories(parts, system).items():
         if len(parts) > 1 and fill.used_bytes > fill.capacity_bytes:
@@ -236,7 +244,7 @@ def _check_room_together(parts: list[Part], system: emu.System) -> None:
             )
 
 
-def _memories(parts: list[Part], system: emu.System) -> dict[str, Fill]:
+def _memories(parts: Sequence[Part], system: emu.System) -> dict[str, Fill]:
     return {
         memory.name: Fill(
             used_bytes=sum(part.placement.fullest_chip_bytes[memory.name] for part in parts),
@@ -255,7 +263,7 @@ def _bytes(work: emu.Work) -> dict[str, int]:
     }
 
 
-def _sum(parts: list[Part], read: Any) -> dict[str, float]:
+def _sum(parts: Sequence[Part], read: Any) -> dict[str, float]:
     total: dict[str, float] = {}
     for part in parts:
         for name, number in read(part).items():
@@ -263,7 +271,7 @@ def _sum(parts: list[Part], read: Any) -> dict[str, float]:
     return total
 
 
-def _assumptions(question: Question, parts: list[Part]) -> list[str]:
+def _assumptions(question: Question, parts: Sequence[Part]) -> list[str]:
     notes = list(itertools.chain.from_iterable(part.timeline.notes for part in parts))
     if question.tokens_per_step > 1 and question.draft_tokens is None:
         notes.append(

@@ -7,6 +7,8 @@ chips that are left out (None) are found by `experiments.usual_split`.
 import dataclasses
 import math
 
+from emu.chips import Chip
+from emu.stacks import Stack
 from experiments.errors import ExperimentError
 
 _COUNTS = ("chips", "tensor", "pipeline", "expert", "data", "batch")
@@ -17,10 +19,10 @@ class Question:
     """See the module; the units are counts of chips, sequences and tokens."""
 
     model: str  # of models.zoo
-    chip: str  # of the catalogue, `host`, or a TOML file's path
+    chip: str | Chip  # of the catalogue, `host`, or a TOML file's path
     weights: str = "bf16"  # as `experiments.stored_as` has them
     kv: str = "bf16"
-    stack: str = "ideal"
+    stack: str | Stack = "ideal"
     chips: int | None = None
     tensor: int | None = None
     pipeline: int | None = None

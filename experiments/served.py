@@ -18,7 +18,9 @@ def as_served(work: Work) -> Work:
     in_fp8 = {
         leaf.path: leaf.dtype
         for leaf in work.leaves
-        if leaf.dtype.startswith("float8_e4m3") and not leaf.path.endswith("_scale")
+        if leaf.kind == "weights"
+        and leaf.dtype.startswith("float8_e4m3")
+        and not leaf.path.endswith("_scale")
     }
     ops = list(work.ops)
     for first, last in _attentions(ops):
@@ -29,12 +31,12 @@ def as_served(work: Work) -> Work:
 
 
 def _attentions(ops: Sequence[Op]) -> Iterator[tuple[int, int]]:
-    """First and last op of each attention: products with the cache, no other product between."""
+    """First and last op of each attention: two products or more without weights, one by one."""
     first = last = None
     for at, op in enumerate(ops):
         if op.kind != "dot":
             continue
-        if any(access.kind == "cache" for access in op.reads):
+        if not any(access.kind == "weights" for access in op.reads):
             if first is None or op.count != ops[first].count:
                 first = at
             last = at
@@ -74,8 +76,7 @@ def _narrowed(op: Op, in_fp8: dict[str, str]) -> Op:
     if op.kind != "dot":
         return op
     dtype = next((in_fp8[a.tensor] for a in op.reads if a.tensor in in_fp8), None)
-    cached = any(access.kind == "cache" for access in op.reads)
-    if dtype is None or cached:
+    if dtype is None:
         return op
     return dataclasses.replace(op, flops={dtype: sum(op.flops.values())})
 

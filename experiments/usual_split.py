@@ -48,7 +48,7 @@ class _Candidate:
 def placed(
     work: Callable[[emu.System], emu.Work],
     chip: emu.Chip,
-    stack: str,
+    stack: emu.Stack,
     asked: Asked,
     rules: str | Rules,
     layers: int,
@@ -163,9 +163,9 @@ def usual_width(chip: emu.Chip) -> int:
     return min(joined * chip.cores, _SRAM_GROUP if runs_from_sram(chip) else _WIDEST)
 
 
-def _fewest(work: emu.Work, chip: emu.Chip, stack: str, rules: str | Rules) -> int:
+def _fewest(work: emu.Work, chip: emu.Chip, stack: emu.Stack, rules: str | Rules) -> int:
     """Chips below which the weights alone are more than the memories have."""
-    kept = 1.0 - emu.stack(stack).reserve_share.value
+    kept = 1.0 - stack.reserve_share.value
     named = chip.memories
     if isinstance(rules, str) and rules != "fit":
         named = (chip.memory(rules),)

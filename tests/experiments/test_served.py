@@ -18,6 +18,12 @@ def test_scores_do_not_leave_the_kernel() -> None:
     assert long.peak_activation_bytes < 4 * 32 * 1024 * 1024
 
 
+def test_scores_over_keys_made_from_latents_do_not_either() -> None:
+    work = prefill_work("deepseek-v3", "fp8", "bf16", batch=1, context=0, tokens=1024)
+    most = max(a.bytes for op in work.ops for a in (*op.reads, *op.writes) if a.kind != "weights")
+    assert most < 4 * 128 * 1024 * 1024  # 128 heads' scores in float32
+
+
 def test_attention_is_one_kernel_and_the_rest_stays() -> None:
     work = decode_work("llama-3.2-1b", "bf16", "bf16", batch=4, context=1000)
     cached = [

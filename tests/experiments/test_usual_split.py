@@ -61,7 +61,16 @@ def test_a_chip_without_links_works_alone() -> None:
 def test_the_first_that_holds_it_is_taken() -> None:
     # 1 GB of weights on chips of 0.23 GB: five, and so the next group of eight.
     work = Work(leaves=(Leaf(path="w", shape=(10**9,), dtype="int8"),))
-    _, placement = placed(lambda _: work, emu.chip("h100"), "ideal", Asked(), "off-chip", 4)
+    _, placement = placed(
+        lambda _: work, emu.chip("h100"), emu.stack("ideal"), Asked(), "off-chip", 4
+    )
     assert placement.system.chips == 1
     with pytest.raises(emu.CapacityError, match="bytes over"):
-        placed(lambda _: work, emu.chip("groq-lpu-v1"), "ideal", Asked(chips=1), "on-chip", 4)
+        placed(
+            lambda _: work,
+            emu.chip("groq-lpu-v1"),
+            emu.stack("ideal"),
+            Asked(chips=1),
+            "on-chip",
+            4,
+        )
