@@ -243,3 +243,11 @@ def test_replicas_of_one_chip_take_as_long_as_one_with_its_share() -> None:
     assert three.seconds_per_step == one.seconds_per_step
     assert three.flops == 3 * one.flops
     assert three.memories == one.memories
+
+
+def test_a_chip_of_ones_own_is_a_file() -> None:
+    asked = {"model": "llama-3.2-1b", "context": 100}
+    named = predicted(Question(**asked, chip="gaudi-3"))
+    described = predicted(Question(**asked, chip="emu/catalogue/intel.toml"))
+    given = predicted(Question(**asked, chip=emu.chip("gaudi-3"), stack=emu.stack("ideal")))
+    assert described.seconds_per_step == given.seconds_per_step == named.seconds_per_step
