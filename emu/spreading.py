@@ -17,14 +17,12 @@ An exchange stands after the kernel that makes what it sends, and is a kernel of
 passes all stages one after the other, so that the work of one rank is that of one of each stage's,
 in sequence. Where experts are spread, it is the rank with the most to do (`emu.busiest`).
 
-Not modelled: sequence parallelism, exchanges overlapped with arithmetic, exchanges merged where a
-shared expert's partial sums could wait for the routed ones'.
+Not modelled: sequence parallelism, exchanges overlapped with arithmetic.
 """
 
 import collections
 import dataclasses
 import functools
-import itertools
 import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +114,7 @@ class Shares:
 def shares(work: Work, ranks: Ranks, splits: Sequence[Split], pads: bool) -> Shares:
     """One rank's share of every op and leaf. Raises EmuError as `spread` does."""
     chosen = choose(work, ranks, splits, pads)
-    kernels = tuple(_Ops(work, chosen, ranks).kernels())
+    kernels = _combined(work, tuple(_Ops(work, chosen, ranks).kernels()))
     return Shares(
         chosen=chosen,
         parts=parts_of(work),
@@ -462,6 +460,38 @@ def _merged(sent: Iterable[Op]) -> list[Op]:
     return found
 
 
+def _combined(work: Work, kernels: Sequence[_Kernel]) -> tuple[_Kernel, ...]:
+    """All-reduces that can wait for the next one are sent with it, as XLA and servers do.
+
+    One can wait while nothing reads what it gives, which shows where that has axes that no other
+    tensor has: routed experts' results have one for each of a token's experts, so that a shared
+    expert's sum goes with theirs.
+    """
+    made = list(kernels)
+    waiting: tuple[int, Op] | None = None
+    given: frozenset[int] = frozenset()
+    for at, kernel in enumerate(kernels):
+        ops = work.ops[kernel.first : kernel.stop]
+        read = {frozenset(a.axes) for op in ops for a in op.reads if a.kind == "activations"}
+        sums = [op for op in kernel.ops if op.collective and op.collective.kind == "all_reduce"]
+        if waiting is not None and (given in read or ops[0].count != waiting[1].count):
+            waiting = None
+        if not sums:
+            continue
+        if waiting is not None and len(sums) == 1:
+            before, sent = waiting
+            both = _merged([sent, sums[0]])
+            if len(both) == 1:
+                rest = tuple(op for op in made[before].ops if op is not sent)
+                made[before] = dataclasses.replace(made[before], ops=rest)
+                here = tuple(both[0] if op is sums[0] else op for op in kernel.ops)
+                made[at] = dataclasses.replace(kernel, ops=here)
+        waiting = (at, sums[0]) if len(sums) == 1 and made[at] is kernel else None
+        written = [a.axes for a in ops[-1].writes if a.kind == "activations"]
+        given = frozenset(written[0]) if written else frozenset()
+    return tuple(made)
+
+
 def _hidden_bytes(work: Work, chosen: Chosen, parts: Sequence[Part]) -> int:
     """Bytes of the hidden vectors that go from stage to stage, on one rank."""
     axes, layers = chosen.axes, [part for part in parts if part.layer]
@@ -485,8 +515,8 @@ def _with_permutes(kernels: Sequence[_Kernel], stages: Sequence[Stage], hidden: 
     Within a loop the borders of all turns stand together, after its body.
     """
     borders: dict[int, int] = collections.Counter()  # by the op that they stand after
-    for one, other in itertools.pairwise(stages):
-        borders[max(one.parts[-1].stop, other.parts[0].first) - 1] += 1
+    for stage in stages[:-1]:
+        borders[stage.parts[-1].end - 1] += 1
     base = math.gcd(*(op.count for kernel in kernels for op in kernel.ops))
     ops: list[Op] = []
     for kernel in kernels:

@@ -13,11 +13,15 @@ import collections
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 
 from emu.errors import EmuError
 from emu.splits import is_stacked
 from emu.work import Leaf, Op, Work
+
+# A part of a key path that says which layers a leaf stacks, where a turn holds several of them.
+_STACK = re.compile(r"(?<=/)\d+(:\d+)+(?=/)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Part:
     name: str
     first: int  # ops [first, stop) of the work; turns of one loop have the same ones
     stop: int
+    end: int  # of the whole loop's body, where it is in one
     rows: Mapping[str, tuple[int, int] | None]  # of each leaf; None: all of it
     layer: bool = True
 
@@ -89,7 +94,8 @@ def parts_of(work: Work) -> tuple[Part, ...]:
         at += len(body)
     parts: list[Part] = []
     for key, first, stop in spans:
-        parts += _parts(key, work.ops, first, stop, leaves)
+        before = sum(part.layer for part in parts)
+        parts += _parts(key, work.ops, first, stop, leaves, before)
     untouched = {path: None for path in leaves if not any(path in part.rows for part in parts)}
     if parts and untouched:
         rest = parts[0].rows | untouched  # type: ignore[operator]
@@ -138,25 +144,23 @@ def _turns(body: Sequence[Op], leaves: Mapping[str, Leaf]) -> int:
 
 
 def _parts(
-    key: object, ops: Sequence[Op], first: int, stop: int, leaves: Mapping[str, Leaf]
+    key: object, ops: Sequence[Op], first: int, stop: int, leaves: Mapping[str, Leaf], before: int
 ) -> list[Part]:
-    touched: dict[str, tuple[int, int] | None] = {}
-    for op in ops[first:stop]:
-        for access in (*op.reads, *op.writes):
-            leaf = leaves.get(access.tensor)
-            if leaf is not None:
-                looped = op.count > 1 and is_stacked(op, access, leaf)
-                touched.setdefault(access.tensor, access.rows if looped else None)
     if isinstance(key, tuple) and key[0] == "loop":
-        turns = key[1]
+        groups = _groups(ops, first, stop)
         return [
             Part(
-                name=f"layer {turn}",
-                first=first,
-                stop=stop,
-                rows={path: _row(rows, turn, turns) for path, rows in touched.items()},
+                name=f"layer {before + turn * len(groups) + at}",
+                first=begin,
+                stop=end,
+                end=stop,
+                rows={
+                    path: _row(rows, turn, key[1])
+                    for path, rows in _touched(ops[begin:end], leaves).items()
+                },
             )
-            for turn in range(turns)
+            for turn in range(key[1])
+            for at, (begin, end) in enumerate(groups)
         ]
     name = key if isinstance(key, str) else "/".join(map(str, key))  # type: ignore[call-overload]
     return [
@@ -164,10 +168,36 @@ def _parts(
             name={"before": "the input", "after": "the output"}.get(name, name),
             first=first,
             stop=stop,
-            rows=touched,
+            end=stop,
+            rows=_touched(ops[first:stop], leaves),
             layer=not isinstance(key, str),
         )
     ]
+
+
+def _touched(ops: Sequence[Op], leaves: Mapping[str, Leaf]) -> dict[str, tuple[int, int] | None]:
+    """The leaves that ops touch, and which rows in all; None: the whole leaf."""
+    touched: dict[str, tuple[int, int] | None] = {}
+    for op in ops:
+        for access in (*op.reads, *op.writes):
+            leaf = leaves.get(access.tensor)
+            if leaf is not None:
+                looped = op.count > 1 and is_stacked(op, access, leaf)
+                touched.setdefault(access.tensor, access.rows if looped else None)
+    return touched
+
+
+def _groups(ops: Sequence[Op], first: int, stop: int) -> list[tuple[int, int]]:
+    """The layers that one turn of a loop holds: those of leaves of `layers/0:48:4/…`, in order."""
+    starts = [first]
+    current = None
+    for at in range(first, stop):
+        named = (a.tensor for a in ops[at].reads if a.kind == "weights")
+        group = next((found[0] for path in named if (found := _STACK.search(path))), current)
+        if current is not None and group != current:
+            starts.append(at)
+        current = group
+    return list(itertools.pairwise([*starts, stop]))
 
 
 def _row(rows: tuple[int, int] | None, turn: int, turns: int) -> tuple[int, int] | None:
