@@ -3,17 +3,21 @@
 Two pairs of memories, where it has them: a cache and the memory behind it (`rotation`: `llc` and
 `dram` on a CPU, `l2` and `hbm` on a GPU), and JAX's memory kinds (`memory-kind`: `device`, which
 plays the on-chip part, and `pinned_host`).
+
+`host_stack` is what starting a step and its kernels costs here, measured with it. Both know nothing
+of any model, so that `emu.predict` on them is a prediction.
 """
 
 import dataclasses
 import logging
 
 from emu import host_file
-from emu.chips import Chip, Mechanism
+from emu.chips import Chip, Mechanism, Sourced
 from emu.errors import EmuError
 from emu.machine import machine
 from emu.measure import MOST_DISTURBED
-from emu.probe import probe
+from emu.probe import Probed, probe
+from emu.stacks import IDEAL, Stack
 
 _log = logging.getLogger(__name__)
 
@@ -25,14 +29,14 @@ def host(refresh: bool = False, pair: Mechanism | None = None) -> Chip:
       refresh: measure again, even where an earlier measurement is kept.
       pair: only the two memories of this mechanism; None: all.
 
-    The first call measures, for some 20 seconds; later ones read a small file, which belongs to
+    The first call measures, for some 40 seconds; later ones read a small file, which belongs to
     this processor, these cores, this JAX and these native products. A file that cannot be used,
     or written, is told of in the log, and what was measured is returned all the same.
 
     Raises:
       EmuError: this machine has no such pair of memories.
     """
-    chip = _kept_or_measured(refresh)
+    chip = _kept_or_measured(refresh).chip
     if pair is None:
         return chip
     memories = tuple(memory for memory in chip.memories if memory.mechanism == pair)
@@ -42,7 +46,33 @@ def host(refresh: bool = False, pair: Mechanism | None = None) -> Chip:
     return dataclasses.replace(chip, memories=memories)
 
 
-def _kept_or_measured(refresh: bool) -> Chip:
+def host_stack() -> Stack:
+    """What JAX adds to a step on this machine, as `emu.host()` measured it.
+
+    It fetches nothing ahead: each kernel reads its own operands, which is how the memories' curves
+    were measured, so that the clock takes those (`emu.curves`). They hold what products reach.
+    """
+    probed = _kept_or_measured(refresh=False)
+    reached = Sourced(
+        value=1.0, source="emu.host()'s bandwidths are those that products reach", kind="measured"
+    )
+    nothing = Sourced(
+        value=0.0, source="in what emu.host() measured of reads and kernels", kind="measured"
+    )
+    return dataclasses.replace(
+        IDEAL,
+        name="host",
+        per_step_s=probed.per_step_s,
+        per_kernel_s=probed.per_kernel_s,
+        prefetch_kernels=0,
+        prefetch_bytes=nothing,
+        on_chip_share=reached,
+        off_chip_share=reached,
+        exposed_latency=nothing,
+    )
+
+
+def _kept_or_measured(refresh: bool) -> Probed:
     here = machine()
     kept = None
     if not refresh:
@@ -53,15 +83,14 @@ def _kept_or_measured(refresh: bool) -> Chip:
     if kept is None:
         kept = probe(here)
         try:
-            host_file.write(here, *kept)
+            host_file.write(here, kept)
         except EmuError as error:
             _log.warning("what was measured is not kept: %s", error)
-    chip, disturbed_share = kept
-    if disturbed_share > MOST_DISTURBED:
+    if kept.disturbed_share > MOST_DISTURBED:
         _log.warning(
             "%.0f %% of this machine's timings were disturbed by other processes: call "
             "emu.host(refresh=True) when it is quiet (they are kept in %s)",
-            100 * disturbed_share,
+            100 * kept.disturbed_share,
             host_file.path_of(here),
         )
-    return chip
+    return kept

@@ -15,8 +15,9 @@ from typing import Any
 from emu.chips import Chip, Curve, Link, Memory, Sourced
 from emu.errors import EmuError
 from emu.machine import Machine
+from emu.probe import Probed
 
-SCHEMA = 1  # one more whenever what is measured, or how, changes
+SCHEMA = 2  # one more whenever what is measured, or how, changes
 
 
 def folder() -> Path:
@@ -31,8 +32,8 @@ def path_of(machine: Machine) -> Path:
     return folder() / f"host-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
 
 
-def read(machine: Machine) -> tuple[Chip, float] | None:
-    """The chip and the share of disturbed timings; None where nothing is kept.
+def read(machine: Machine) -> Probed | None:
+    """What was measured; None where nothing is kept.
 
     Raises EmuError where the file is there and cannot be used.
     """
@@ -47,21 +48,25 @@ def read(machine: Machine) -> tuple[Chip, float] | None:
         kept = json.loads(text)
         if kept["schema"] != SCHEMA or kept["machine"] != dataclasses.asdict(machine):
             raise EmuError(f"{path} is of another version or machine")
-        return _chip(kept["chip"]), float(kept["disturbed_share"])
+        return Probed(
+            chip=_chip(kept["chip"]),
+            per_step_s=Sourced(**kept["per_step_s"]),
+            per_kernel_s=Sourced(**kept["per_kernel_s"]),
+            disturbed_share=float(kept["disturbed_share"]),
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, EmuError) and str(path) in str(error):
             raise
         raise EmuError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
-def write(machine: Machine, chip: Chip, disturbed_share: float) -> Path:
-    """Keeps a chip. Raises EmuError where that fails; a half-written file never stays."""
+def write(machine: Machine, probed: Probed) -> Path:
+    """Keeps it. Raises EmuError where that fails; a half-written file never stays."""
     path = path_of(machine)
     kept = {
         "schema": SCHEMA,
         "machine": dataclasses.asdict(machine),
-        "disturbed_share": disturbed_share,
-        "chip": dataclasses.asdict(chip),
+        **dataclasses.asdict(probed),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,9 @@ A cache's capacity is where repeated reads stop being hits (`emu.edge`), not wha
 bandwidths are those of weights streaming into products (`emu.streams`), by size of read and dtype.
 """
 
+import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from emu.edge import Edge, edge
 from emu.errors import EmuError
 from emu.machine import Machine, told_cache_bytes
 from emu.rotation import CACHES_READ
+from emu.small_steps import small_steps
 from emu.streams import DTYPES, TRIES, Stream, Timing
 
 MB = 2**20
@@ -29,6 +32,7 @@ LARGEST = {"float32": 128 * MB, "bfloat16": 64 * MB, "int8": 32 * MB}
 FETCHES = (MB, 8 * MB, 32 * MB)  # sizes of reads from the host's memory over a link
 # The sets of bytes among which the cache's edge is looked for, in eighths of what is told of.
 EIGHTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
+EDGE_PASSES = 3  # each set's pages lie elsewhere in each: what a cache holds depends on that
 UNTOLD_CACHE_BYTES = 32 * MB  # where the system doesn't tell: a common size, for a first guess
 MOST_REACH = 2.5
 LARGEST_SET_BYTES = 1024 * MB
@@ -44,6 +48,16 @@ LATENCIES_S = {
 }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What was measured of a machine."""
+
+    chip: Chip
+    per_step_s: Sourced  # of a jitted program, enqueued behind another
+    per_kernel_s: Sourced  # of a small one in it, as `emu.trace` counts kernels
+    disturbed_share: float  # of the timings, by others' load
+
+
 class Prober:
     """Takes the timings and remembers how many of them were disturbed."""
 
@@ -55,11 +69,30 @@ class Prober:
 
     def time(self, stream: Stream) -> Timing:
         """Times one stream."""
-        late = time.perf_counter() - self._begin > PATIENCE_S
-        timing = stream.seconds_per_read(tries=1 if late else TRIES)
-        self._calm.append(timing.calm)
-        self._bar.update()
+        timing = stream.seconds_per_read(tries=self._tries)
+        self._note(timing.calm)
         return timing
+
+    def starts(self) -> tuple[Sourced, Sourced]:
+        """Times what a step costs beside its bytes: (of the step, of each kernel)."""
+        found = small_steps(tries=self._tries)
+        self._note(found.calm)
+        of_step, of_kernel = (
+            Sourced(value=value, source=f"{self.source}: {what}", kind="measured")
+            for value, what in (
+                (found.per_step_s, "a jitted program, enqueued behind another"),
+                (found.per_kernel_s, "a small kernel between two products"),
+            )
+        )
+        return of_step, of_kernel
+
+    @property
+    def _tries(self) -> int:
+        return 1 if time.perf_counter() - self._begin > PATIENCE_S else TRIES
+
+    def _note(self, calm: bool) -> None:
+        self._calm.append(calm)
+        self._bar.update()
 
     @property
     def disturbed_share(self) -> float:
@@ -73,13 +106,14 @@ class Prober:
         return f"emu.host() on {where}, {time.strftime('%Y-%m-%d')}"
 
 
-def probe(machine: Machine) -> tuple[Chip, float]:
-    """The machine's memories, and the share of timings that others' load disturbed.
+def probe(machine: Machine) -> Probed:
+    """The machine's memories, and what starting a step and a kernel costs on it.
 
-    Takes some 20 seconds on two cores.
+    Takes some 40 seconds on two cores.
     """
     with tqdm(desc="measuring this machine's memories", unit=" timings", disable=None) as bar:
         prober = Prober(machine, bar)
+        per_step_s, per_kernel_s = prober.starts()
         rotated = () if machine.platform == "tpu" else _rotation_pair(prober)
         kinds = {memory.kind for memory in jax.devices()[0].addressable_memories()}
         by_kind = _kind_pair(prober, rotated) if {"device", "pinned_host"} <= kinds else ()
@@ -92,7 +126,12 @@ def probe(machine: Machine) -> tuple[Chip, float]:
             memories=(*rotated, *by_kind),
             peak_flops_per_s=_peaks(prober),
         )
-        return chip, prober.disturbed_share
+        return Probed(
+            chip=chip,
+            per_step_s=per_step_s,
+            per_kernel_s=per_kernel_s,
+            disturbed_share=prober.disturbed_share,
+        )
 
 
 def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
@@ -176,13 +215,15 @@ def _find_edge(prober: Prober, guess_bytes: int) -> Edge | None:
     step = max(guess_bytes // 8, MB)
     read_bytes = step // 4  # four products a program
     eighths = list(EIGHTHS)
-    timings: dict[int, Timing] = {}
+    seconds: dict[int, list[float]] = {}  # per byte, of each pass
     while True:
-        for n in eighths:
-            if n not in timings:
-                timings[n] = prober.time(Stream.over("float32", read_bytes, 4, n))
+        new = [n for n in eighths if n not in seconds]
+        for _ in range(EDGE_PASSES):  # all sets, then all again, so that no drift bends the edge
+            for n in new:
+                timing = prober.time(Stream.over("float32", read_bytes, 4, n))
+                seconds.setdefault(n, []).append(1 / timing.bytes_per_s)
         sets = [float(n * step) for n in eighths]
-        found = edge(sets, [1 / timings[n].bytes_per_s for n in eighths])
+        found = edge(sets, [statistics.median(seconds[n]) for n in eighths])
         # A set still partly held at the far end means that the cache is larger than was told.
         flat = found is not None and found.reach_bytes <= sets[-1] / 2
         if flat or sets[-1] * 2 > LARGEST_SET_BYTES:
@@ -196,7 +237,7 @@ def _cache_capacity(found: Edge | None, told: int | None, source: str) -> Source
         reach = min(found.reach_bytes, MOST_REACH * max(found.capacity_bytes, told or 0))
         return Sourced(
             value=int(found.capacity_bytes),
-            high=int(max(reach, told or 0, found.capacity_bytes)),
+            high=int(max(reach, found.capacity_bytes)),
             source=f"{source}: where repeated reads begin to miss; high: where none hits",
             kind="measured",
         )

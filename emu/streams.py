@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -88,23 +88,14 @@ class Stream:
         seconds, x = self._round(x, turn, len(self.sets))
         calls = max(1, round(len(self.sets) * ROUND_S / seconds))
         reads = calls * len(self.sets[0]) * self.repeats
-        rounds: list[float] = []
-        calm = False
-        for _ in range(tries):
-            before = load.read()
-            tried = []
-            for _ in range(ROUNDS):
-                seconds, x = self._round(x, turn, calls)
-                tried.append(seconds / reads)
-            calm = not load.is_disturbed(before, load.read())
-            rounds = tried if calm else rounds + tried
-            if calm:
-                break
-        return Timing(
-            read_bytes=self.read_bytes,
-            seconds=float(np.quantile(rounds, QUANTILE if calm else DISTURBED_QUANTILE)),
-            calm=calm,
-        )
+
+        def a_round() -> float:
+            nonlocal x
+            seconds, x = self._round(x, turn, calls)
+            return seconds / reads
+
+        seconds, calm = of_rounds(a_round, tries)
+        return Timing(read_bytes=self.read_bytes, seconds=seconds, calm=calm)
 
     def _round(
         self, x: jax.Array, turn: Iterator[tuple[kernels.Matrix, ...]], calls: int
@@ -114,6 +105,25 @@ class Stream:
             x = _chain(x, next(turn), self.repeats, self.fetch)
         x.block_until_ready()
         return time.perf_counter() - start, x
+
+
+def of_rounds(a_round: Callable[[], float], tries: int = TRIES) -> tuple[float, bool]:
+    """Seconds from many short rounds of the same, and whether others left them in peace.
+
+    Args:
+      a_round: does one and returns the seconds of whatever is asked for.
+      tries: how often all rounds are done, at the most, for as long as others disturb them.
+    """
+    rounds: list[float] = []
+    calm = False
+    for _ in range(tries):
+        before = load.read()
+        tried = [a_round() for _ in range(ROUNDS)]
+        calm = not load.is_disturbed(before, load.read())
+        rounds = tried if calm else rounds + tried
+        if calm:
+            break
+    return float(np.quantile(rounds, QUANTILE if calm else DISTURBED_QUANTILE)), calm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

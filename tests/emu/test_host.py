@@ -143,6 +143,15 @@ def some_chip(bandwidth=1e9):
     )
 
 
+def some_probed(bandwidth=1e9, disturbed_share=0.0):
+    return probe.Probed(
+        chip=some_chip(bandwidth),
+        per_step_s=sourced(2e-5),
+        per_kernel_s=sourced(3e-6),
+        disturbed_share=disturbed_share,
+    )
+
+
 @pytest.fixture
 def kept_here(tmp_path, monkeypatch):
     """An empty folder for the file, and a probe that counts how often it is asked."""
@@ -151,7 +160,7 @@ def kept_here(tmp_path, monkeypatch):
 
     def probed(here):
         asked.append(here)
-        return some_chip(bandwidth=float(len(asked))), 0.0
+        return some_probed(bandwidth=float(len(asked)))
 
     monkeypatch.setattr(host_module, "probe", probed)
     return asked
@@ -174,11 +183,12 @@ def test_the_machine_is_measured_once_and_again_on_request(kept_here):
         lambda text: "",
         lambda text: "[1, 2]",
         lambda text: "null",
-        lambda text: text.replace('"schema": 1', '"schema": 99'),
+        lambda text: text.replace('"schema": 2', '"schema": 99'),
         lambda text: text.replace('"cores": ', '"cores": 1'),
         lambda text: text.replace('"value": 1.0', '"value": "fast"'),
         lambda text: text.replace('"value": 1.0', '"value": -1.0'),
         lambda text: text.replace('"llc"', '"dram"'),
+        lambda text: text.replace('"per_kernel_s"', '"per_kernel"'),
         lambda text: text.replace('"source"', '"sources"'),
         lambda text: text.replace('"memories": [', '"memories": 3, "other": ['),
     ],
@@ -215,11 +225,19 @@ def test_where_nothing_can_be_kept_the_measurement_is_returned_all_the_same(
 
 
 def test_a_disturbed_measurement_is_told_of_each_time(kept_here, monkeypatch, caplog):
-    monkeypatch.setattr(host_module, "probe", lambda here: (some_chip(), 0.5))
+    monkeypatch.setattr(host_module, "probe", lambda here: some_probed(disturbed_share=0.5))
     with caplog.at_level(logging.WARNING):
         emu.host()
         emu.host()
     assert caplog.text.count("50 % of this machine's timings were disturbed") == 2
+
+
+def test_the_stack_is_what_was_measured_with_the_chip(kept_here):
+    stack = emu.host_stack()
+    assert (stack.per_step_s.value, stack.per_kernel_s.value) == (2e-5, 3e-6)
+    assert stack.prefetch_kernels == 0
+    assert emu.host() == some_chip(bandwidth=1.0)
+    assert len(kept_here) == 1  # one measurement for both
 
 
 def test_one_pair_of_memories_can_be_asked_for(kept_here):
@@ -257,8 +275,11 @@ def test_a_small_probe_finds_both_pairs_of_memories(monkeypatch):
     monkeypatch.setattr(streams, "ROUNDS", 2)
     monkeypatch.setattr(streams, "CHAIN", 8)
     monkeypatch.setattr(streams, "ROUND_S", 0.0005)
-    chip, disturbed_share = probe.probe(machine())
-    assert 0 <= disturbed_share <= 1
+    probed = probe.probe(machine())
+    chip = probed.chip
+    assert 0 <= probed.disturbed_share <= 1
+    assert 0 <= probed.per_step_s.value < 1
+    assert 0 <= probed.per_kernel_s.value < 1e-3
     assert [(m.name, m.mechanism) for m in chip.memories] == [
         ("llc", "rotation"),
         ("dram", "rotation"),
@@ -305,7 +326,7 @@ def test_a_tpu_has_only_its_memory_kinds(monkeypatch):
         lambda self, tries: Timing(read_bytes=100, seconds=1e-6, calm=True),
     )
     tpu = dataclasses.replace(machine(), platform="tpu", name="TPU v5e")
-    chip, _ = probe.probe(tpu)
+    chip = probe.probe(tpu).chip
     assert [(m.name, m.placement) for m in chip.memories] == [
         ("device", "on-chip"),
         ("pinned_host", "off-chip"),
@@ -325,6 +346,6 @@ def test_a_gpu_has_both_pairs(monkeypatch):
         "seconds_per_read",
         lambda self, tries: Timing(read_bytes=100, seconds=1e-6, calm=True),
     )
-    chip, _ = probe.probe(dataclasses.replace(machine(), platform="gpu", name="H100"))
+    chip = probe.probe(dataclasses.replace(machine(), platform="gpu", name="H100")).chip
     assert [m.name for m in chip.memories] == ["l2", "hbm", "device", "pinned_host"]
     assert chip.memory("l2").capacity_bytes.kind == "assumed"  # all reads took the same

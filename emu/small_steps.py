@@ -1,0 +1,80 @@
+"""What a step costs beside its bytes: starting a program, and starting each of its kernels.
+
+Timed on a program that is no model's: a small vector is normalised, gated and multiplied with one
+small matrix, again and again. Two lengths of it give the seconds of one more time, the products'
+own seconds (`emu.streams`) are taken off, and what is left is the small kernels'. The rest of the
+shorter program is the step's own. Kernels are counted as `emu.trace` counts them, so that the
+number is worth what it is multiplied with: where a compiler makes two of what is traced as one, one
+costs as much as both.
+
+Steps are enqueued without waiting, as a decode loop enqueues them, so that calling from Python
+hides behind the step before.
+"""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+
+import kernels
+from emu.streams import TRIES, Stream, of_rounds
+from emu.tracing import trace
+
+WIDTH = 1024  # of the vector: too short for its bytes or arithmetic to count
+ROWS = 16  # of the matrix
+SHORT, LONG = 4, 36  # times
+STEPS = 20  # in a round
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallSteps:
+    """What programs of small kernels took."""
+
+    per_step_s: float
+    per_kernel_s: float  # of one that is no product
+    calm: bool  # others did not disturb it
+
+
+def small_steps(tries: int = TRIES) -> SmallSteps:
+    """Times both programs; `tries`: how often at the most, for as long as others disturb them."""
+    product = Stream.over("float32", ROWS * WIDTH * 4, 1, 1).seconds_per_read(tries)
+    short_s, small, short_calm = _timed(SHORT, tries)
+    long_s, more, long_calm = _timed(LONG, tries)
+    products_s = 2 * product.seconds  # each time
+    per_kernel_s = max(long_s - short_s - (LONG - SHORT) * products_s, 0.0) / (more - small)
+    return SmallSteps(
+        per_step_s=max(short_s - SHORT * products_s - small * per_kernel_s, 0.0),
+        per_kernel_s=per_kernel_s,
+        calm=product.calm and short_calm and long_calm,
+    )
+
+
+def _timed(times: int, tries: int) -> tuple[float, int, bool]:
+    """Seconds of a step, its small kernels as they are traced, and whether nobody disturbed it."""
+    weights = jnp.full((ROWS, WIDTH), 1 / WIDTH), jnp.ones(WIDTH)
+    step = jax.jit(functools.partial(_small, times), donate_argnums=1)
+    small = trace(step, weights, jnp.ones(WIDTH)).kernels - 2 * times
+    x = jax.block_until_ready(step(weights, jnp.ones(WIDTH)))
+
+    def a_round() -> float:
+        nonlocal x
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            x = step(weights, x)
+        x.block_until_ready()
+        return (time.perf_counter() - start) / STEPS
+
+    seconds, calm = of_rounds(a_round, tries)
+    return seconds, small, calm
+
+
+def _small(times: int, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    matrix, gain = weights
+    for _ in range(times):
+        (y,) = kernels.matvec(gain * x * jax.lax.rsqrt(jnp.mean(x * x) + 1e-6), (matrix,))
+        wide = jnp.tile(y, WIDTH // ROWS)
+        (y,) = kernels.matvec(wide * jax.nn.sigmoid(wide), (matrix,))
+        x = x + jnp.tile(y, WIDTH // ROWS)
+    return x
