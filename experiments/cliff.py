@@ -21,10 +21,10 @@ from experiments.errors import ExperimentError
 from experiments.placements import Rules
 from experiments.progress import progress
 from experiments.results import ResultsFile, Row
-from experiments.rows import key, row
+from experiments.rows import key, origin, row, tell_redone
 from experiments.turns import by_turns
 from models.cache import KVCache, new_cache
-from models.checkpoint import open_checkpoint
+from models.checkpoint import Checkpoint, open_checkpoint
 from models.config import DecoderConfig
 from models.named import resolve
 from models.steps import layer_step, shapes
@@ -88,8 +88,9 @@ def ladder(layers: int) -> tuple[int, ...]:
     return (*[n for n in steps if n < layers], layers)
 
 
-def plan(settings: Settings, config: DecoderConfig) -> tuple[Measurement, ...]:
-    """Every row that the settings ask for, of a model with this config."""
+def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
+    """Every row that the settings ask for, of this model."""
+    config, of = checkpoint.config, origin(checkpoint)
     layers = config.layers
     for count in settings.layers:
         if not 1 <= count <= layers:
@@ -113,6 +114,7 @@ def plan(settings: Settings, config: DecoderConfig) -> tuple[Measurement, ...]:
             placement=name,
             key=key(
                 NAME,
+                of,
                 dtype=dtype,
                 layers=count,
                 placement=settings.rules if name == "rules" else name,
@@ -133,9 +135,10 @@ def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     be used.
     """
     checkpoint = open_checkpoint(resolve(settings.model))
-    wanted = plan(settings, checkpoint.config)
+    wanted = plan(settings, checkpoint)
     todo = [m for m in wanted if m.key not in results]
     if todo:
+        tell_redone(results, (m.key for m in todo))
         chip = emu.host(pair=cast(Mechanism, settings.pair))
         with progress(len(todo), "residency sweep", "row") as bar:
             for dtype in dict.fromkeys(m.dtype for m in todo):

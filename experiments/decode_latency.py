@@ -20,7 +20,7 @@ from experiments.placements import Rules
 from experiments.progress import progress
 from experiments.requests import Request, requests, slots
 from experiments.results import ResultsFile, Row
-from experiments.rows import key, row
+from experiments.rows import key, origin, row, tell_redone
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.named import resolve
 from models.weights import load_weights
@@ -63,9 +63,11 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> Plan:
     """Every row that the settings ask for; raises `ExperimentError` where a request is too long."""
     asked = requests(checkpoint, settings.tasks, settings.max_tokens)
     length = slots(asked, context=settings.context, most=checkpoint.config.max_context)
+    of = origin(checkpoint)
     keys = {
         (dtype, name, r.task): key(
             NAME,
+            of,
             dtype=dtype,
             placement=settings.rules if name == "rules" else name,
             task=r.task,
@@ -92,6 +94,7 @@ def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     todo = {what: key for what, key in planned.keys.items() if key not in results}
     if not todo:
         return tuple(planned.keys.values())
+    tell_redone(results, todo.values())
     chip = emu.host(pair=cast(Mechanism, settings.pair))
     with progress(len(todo), "HumanEval", "answer") as bar:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):

@@ -38,7 +38,7 @@ class Settings:
 def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     """Measure what is not yet in `results`; returns the keys of all that was asked for."""
     checkpoint = open_checkpoint(resolve(settings.model))
-    cliff.plan(settings.cliff, checkpoint.config)  # what cannot be done is said before the first
+    cliff.plan(settings.cliff, checkpoint)  # what cannot be done is said before the first
     decode_latency.plan(settings.humaneval, checkpoint)  # part has taken its minutes
     return (
         *cliff.run(settings.cliff, results),

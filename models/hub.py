@@ -7,7 +7,7 @@ from types import ModuleType
 from models.errors import ModelError
 
 # Weights, config, tokeniser and chat template: nothing that is code or another framework's.
-_WANTED_FILES = ["*.json", "*.jinja", "*.safetensors"]
+WANTED_FILES = ["*.json", "*.jinja", "*.safetensors"]
 
 
 def fetch_folder(repository: str) -> Path:
@@ -25,7 +25,7 @@ def fetch_folder(repository: str) -> Path:
         ) from error
     try:
         return _cached_folder(huggingface_hub, repository) or Path(
-            huggingface_hub.snapshot_download(repository, allow_patterns=_WANTED_FILES)
+            huggingface_hub.snapshot_download(repository, allow_patterns=WANTED_FILES)
         )
     # The library lets errors of its HTTP client through, whose kinds change between versions.
     except Exception as error:
