@@ -17,6 +17,7 @@ expert's inner width over the ranks that share it (`emu.ranks`).
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -57,7 +58,7 @@ class Axes:
     expert_dims: tuple[tuple[int, ...], ...]  # the axes of dimensions of experts
     routed: frozenset[str]  # leaves of which a router picks rows
 
-    @property
+    @functools.cached_property
     def experts(self) -> frozenset[int]:
         """All axes of experts, which may come in groups."""
         return frozenset(axis for dim in self.expert_dims for axis in dim)
@@ -302,8 +303,12 @@ def _tensor(
         degree = _degree(path, axes, ranks)
         degrees |= _major_first(work, asked, degree, pads, path)
         taken |= {p for p, held in dims.items() if any(set(asked) & set(d) for d in held)}
-    for family in _families(work, dims, worth, matrices):
-        holding = [p for p, held in dims.items() if any(family & set(dim) for dim in held)]
+    by_axis: dict[int, list[str]] = collections.defaultdict(list)  # the matrices that hold it
+    for path, held in dims.items():
+        for axis in {axis for dim in held for axis in dim}:
+            by_axis[axis].append(path)
+    for family in _families(dims, worth, by_axis, matrices):
+        holding = list(dict.fromkeys(path for axis in sorted(family) for path in by_axis[axis]))
         holding = [p for p in holding if len(matrices[p].axes) - _outer(matrices[p], axes) > 1]
         holding = [p for p in holding if p not in whole]
         if not holding or taken & set(holding):
@@ -342,30 +347,21 @@ def _head_widths(work: Work, dims: Mapping[str, Sequence[tuple[int, ...]]]) -> s
 
 
 def _families(
-    work: Work,
     dims: Mapping[str, Sequence[tuple[int, ...]]],
     worth: set[int],
+    by_axis: Mapping[int, Sequence[str]],
     matrices: Mapping[str, Leaf],
 ) -> list[set[int]]:
     """Axes that share a dimension somewhere, those of the most bytes first."""
     families: list[set[int]] = []
-    for held in dims.values():
-        for dim in held:
-            together = set(dim) & worth
-            if not together:
-                continue
-            apart = [family for family in families if not family & together]
-            for family in families:
-                if family & together:
-                    together |= family
-            families = [*apart, together]
+    for together in {frozenset(worth.intersection(dim)) for held in dims.values() for dim in held}:
+        apart = [family for family in families if not family & together]
+        joined = set(together).union(*(family for family in families if family & together))
+        families = [*apart, joined] if joined else apart
 
     def size(family: set[int]) -> int:
-        return sum(
-            matrices[path].bytes
-            for path, held in dims.items()
-            if any(family & set(dim) for dim in held)
-        )
+        holding = {path for axis in family for path in by_axis[axis]}
+        return sum(matrices[path].bytes for path in holding)
 
     return sorted(families, key=lambda family: (-size(family), min(family)))
 

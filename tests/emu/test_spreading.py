@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from toy_spread import decoder
 import emu
 from emu import Chip, Memory, Sourced, Split, System, spread
 from emu.busiest import busiest_distinct, expected_distinct
+from emu.chip_file import parse_chips
 from emu.errors import EmuError
 
 
@@ -215,6 +217,16 @@ def test_cores_are_ranks_where_the_degrees_say_so():
     assert system(cores=2, chips=4, tensor=4).ranks.per_chip == 1
     assert emu.chip("tpu-v7").cores == emu.chip("mi250x").cores == 2
     assert emu.chip("h100").cores == 1
+
+
+def test_cores_are_read_from_a_chip_file():
+    text = (Path(emu.__file__).parent / "catalogue" / "groq.toml").read_text(encoding="utf-8")
+    given = 'cores = {{ value = {}, source = "ship", kind = "vendor" }}\nyear = 2020'
+    assert parse_chips(text.replace("year = 2020", given.format(4)), "a test")[0].cores == 4
+    with pytest.raises(EmuError, match=r"cores must be a whole number of at least 1, not 1\.5"):
+        parse_chips(text.replace("year = 2020", given.format(1.5)), "a test")
+    with pytest.raises(EmuError, match="must say where it is from"):
+        parse_chips(text.replace("year = 2020", "cores = 2\nyear = 2020"), "a test")
 
 
 @pytest.mark.parametrize(
