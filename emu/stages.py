@@ -223,6 +223,7 @@ def stages_of(
     """
     if count == 1:
         return (Stage(parts=tuple(parts)),)
+    _each_once(parts)
     holding = [part for part in parts if part.rows]
     if count > len(holding):
         layers = sum(part.layer for part in parts)
@@ -248,6 +249,23 @@ def stages_of(
         at = where.get(id(part), at)
         made[at].append(part)
     return tuple(Stage(parts=tuple(group)) for group in made)
+
+
+def _each_once(parts: Sequence[Part]) -> None:
+    """Raises EmuError where layers are passed twice, as in a sum of works."""
+    seen: set[object] = set()
+    last = ""
+    for part in (part for part in parts if part.layer):
+        rows: dict[object, str] = {(p, rows): p for p, rows in part.rows.items() if rows}
+        if part.name != last and not rows:  # a numbered layer
+            rows = {part.name: part.name}
+        if twice := sorted(rows[key] for key in rows.keys() & seen):
+            raise EmuError(
+                f"spread: the work passes {twice[0]!r} more than once, as sums of works do, and "
+                "pipeline>1 needs to know each pass; spread and predict the works one by one"
+            )
+        seen |= rows.keys()
+        last = part.name
 
 
 def even_cuts(sizes: Sequence[int], count: int) -> list[int]:

@@ -165,3 +165,55 @@ def test_heads_that_do_not_divide():
         spread(traced("qwen2.5-7b"), system(tensor=8))
     with pytest.raises(emu.EmuError, match="at most pipeline=30"):
         spread(traced("qwen2.5-7b"), system(pipeline=31))
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_a_sum_of_works_is_spread_over_tensor_ranks_but_not_over_stages(scanned):
+    work = traced("llama-3.2-1b", scanned=scanned)
+    both = work + 3 * work
+    of, one = spread(both, system(tensor=8)), spread(work, system(tensor=8))
+    assert of.work.flops == 4 * one.work.flops
+    assert of.work.weight_bytes == 4 * one.work.weight_bytes
+    assert per_layer(of, "all_reduce") == 4 * per_layer(one, "all_reduce")
+    with pytest.raises(emu.EmuError, match="more than once, as sums of works do"):
+        spread(both, system(pipeline=2))
+    thrice = spread(3 * work, system(pipeline=4))
+    assert per_layer(thrice, "permute") == 3 * 3
+
+
+def test_functions_that_are_no_decoders():
+    def mlp(weights, x):
+        return jax.nn.relu(x @ weights["a"]) @ weights["b"]
+
+    shape = jax.ShapeDtypeStruct
+    weights = {
+        "a": shape((256, 1024), jnp.float32),
+        "b": shape((1024, 256), jnp.float32),
+    }
+    x = shape((4, 256), jnp.float32)
+    for fn in (mlp, lambda weights, x: x + mlp(weights, x)):
+        of = spread(emu.trace(fn, weights, x), system(tensor=8))
+        assert of.splits == {"a": (1, 8), "b": (8, 1)}
+        (only,) = of.work.collectives
+        assert only.collective == emu.Collective(kind="all_reduce", bytes=4 * 256 * 4, group=8)
+    of = spread(emu.trace(lambda w, x: x @ w, weights["a"], x), system(tensor=8))
+    (only,) = of.work.collectives
+    assert only.collective == emu.Collective(kind="all_gather", bytes=4 * 1024 * 4, group=8)
+    with pytest.raises(emu.EmuError, match="no axis that weights could be split along"):
+        spread(emu.trace(lambda w, x: x + w, shape((256,), jnp.float32), x), system(tensor=8))
+
+
+def test_logits_are_gathered_for_what_needs_them_all():
+    of = architecture("llama-3.2-1b")
+
+    def greedy(weights, cache, tokens):
+        logits, cache = decode_step(of.config, weights, cache, tokens)
+        return jnp.argmax(logits[:, -1], axis=-1), cache
+
+    cache = of.cache(batch=2, length=64)
+    tokens = jax.ShapeDtypeStruct((2, 1), jnp.int32)
+    work = emu.trace(greedy, of.weights("bfloat16"), cache, tokens, weights=0, cache=1)
+    sent = spread(work, system(tensor=8)).work.collectives
+    assert [op.collective.kind for op in sent][-1] == "all_gather"
+    assert [op.collective.kind for op in sent].count("all_gather") == 1
+    assert sent[-1].collective.bytes == pytest.approx(2 * 128256 * 4, rel=1e-4)
