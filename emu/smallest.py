@@ -51,7 +51,6 @@ def smallest(
     """
     asked = system.ranks
     assert asked is not None
-    pads = bool(getattr(system.software, "pads", False))
     best: tuple[int, bool, int] | None = None
     found: Fit | None = None
     for tensor in _tensors(asked):
@@ -59,7 +58,7 @@ def smallest(
         if ranks is None or (best is not None and ranks.count > best[0] * asked.per_chip):
             continue
         try:
-            made = shares(work, ranks, splits, pads)
+            made = shares(work, ranks, splits, system.software)
         except EmuError:
             continue
 

@@ -18,8 +18,10 @@ expert's inner width over the ranks that share it (`emu.ranks`).
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 from emu.errors import EmuError
 from emu.patterns import Members, match, parse
@@ -70,13 +72,39 @@ class Chosen:
 
     axes: Axes
     degrees: Mapping[int, int]  # by axis, `data` and `expert` included
+    sizes: Mapping[int, int]  # of those axes
     summing: frozenset[int]  # the axes whose split leaves partial sums or shards to be exchanged
     whole: frozenset[str]  # leaves that a rule keeps whole
     notes: tuple[str, ...] = ()
 
-    def of(self, axes: Iterable[int]) -> int:
-        """By how much a tensor over these axes is split."""
+    @functools.cached_property
+    def shares(self) -> dict[int, int | Fraction]:
+        """By axis, how many times less the fullest rank has: less than the degree if padded."""
+        found: dict[int, int | Fraction] = {}
+        for axis, degree in self.degrees.items():
+            share = Fraction(self.sizes[axis], -(-self.sizes[axis] // degree))
+            found[axis] = share.numerator if share.denominator == 1 else share
+        return found
+
+    def of(self, axes: Iterable[int]) -> int | Fraction:
+        """How many times less of a tensor over these axes the fullest rank has."""
+        share: int | Fraction = 1
+        for axis in set(axes):
+            share *= self.shares.get(axis, 1)
+        return share
+
+    def ranks(self, axes: Iterable[int]) -> int:
+        """Over how many ranks these axes are split."""
         return math.prod(self.degrees.get(axis, 1) for axis in set(axes))
+
+    def shape(self, leaf: Leaf) -> tuple[int, ...]:
+        """A leaf's shape on the fullest rank."""
+        if not leaf.axes:
+            return leaf.shape
+        return tuple(
+            -(-n // math.prod(self.leaf_share(leaf.path, axis) for axis in axes))
+            for n, axes in zip(leaf.shape, leaf.axes, strict=True)
+        )
 
     def dims(self, leaf: Leaf) -> tuple[int, ...]:
         """By how much each dimension of a leaf is split over the ranks of a stage."""
@@ -85,6 +113,10 @@ class Chosen:
         return tuple(
             math.prod(self.leaf_degree(leaf.path, axis) for axis in axes) for axes in leaf.axes
         )
+
+    def leaf_share(self, path: str, axis: int) -> int | Fraction:
+        """How many times less of this axis of a leaf the fullest rank has."""
+        return self.shares[axis] if self.leaf_degree(path, axis) > 1 else 1
 
     def leaf_degree(self, path: str, axis: int) -> int:
         """By how much an axis of this leaf is split."""
@@ -125,6 +157,7 @@ def choose(work: Work, ranks: Ranks, splits: Sequence[Split] = (), pads: bool = 
     return Chosen(
         axes=axes,
         degrees=degrees,
+        sizes={axis: work.axes[axis].size for axis in degrees},
         summing=frozenset(split),
         whole=frozenset(path for path, dim in ruled.items() if dim is None),
         notes=tuple(notes),
@@ -378,14 +411,34 @@ def _major_first(
     if left > 1:
         sizes = [work.axes[axis].size for axis in order]
         total = math.prod(sizes)
-        if not pads or degree > total:
+        padded = _padded(sizes, degree) if pads else None
+        if padded is None:
             raise EmuError(
                 f"spread: {total} {what} over {degree} tensor ranks: not divisible; take a degree "
                 f"such as {_near(sizes, degree)}, a stack that pads, or emu.Split(pattern, None) "
                 "for what each rank is to hold whole"
             )
-        found[order[0]] *= left
+        found = dict(zip(order, padded, strict=True))
     return {axis: share for axis, share in found.items() if share > 1}
+
+
+def _padded(sizes: Sequence[int], degree: int) -> tuple[int, ...] | None:
+    """A degree over axes that it does not divide, so that the fullest rank has the least.
+
+    Of equally good ways, the one that splits the major axes more. None: no axis is long enough.
+    """
+    ways = [
+        way
+        for way in itertools.product(
+            *([d for d in range(1, n + 1) if not degree % d] for n in sizes)
+        )
+        if math.prod(way) == degree
+    ]
+
+    def fullest(way: tuple[int, ...]) -> int:
+        return math.prod(-(-n // d) for n, d in zip(sizes, way, strict=True))
+
+    return min(ways, key=lambda way: (fullest(way), [-d for d in way]), default=None)
 
 
 def _near(sizes: Sequence[int], degree: int) -> int:

@@ -33,6 +33,7 @@ from emu.errors import EmuError
 from emu.jaxprs import bits_of
 from emu.ranks import Ranks
 from emu.splits import Chosen, Split, choose
+from emu.stacks import Stack
 from emu.stages import Part, Stage, parts_of, stages_of
 from emu.system import System
 from emu.work import Access, Collective, Dot, Leaf, Op, Routed, Work
@@ -58,7 +59,7 @@ class Spread:
         }
 
 
-_Key = tuple[int, Ranks, tuple[Split, ...], bool]
+_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool]
 _made: dict[_Key, tuple[weakref.ref[Work], Spread]] = {}
 
 
@@ -82,12 +83,12 @@ def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
                 f"they multiply to its {system.chips} chips"
             )
         ranks = Ranks(data=system.data)
-    pads = bool(getattr(system.software, "pads", False))
-    key = (id(work), ranks, tuple(splits), pads)
+    stack = system.software
+    key = (id(work), ranks, tuple(splits), stack.pads, stack.all_experts)
     kept = _made.get(key)
     if kept is not None and kept[0]() is work:
         return kept[1]
-    made = _spread(work, ranks, tuple(splits), pads)
+    made = _spread(work, ranks, tuple(splits), stack)
     _made[key] = (weakref.ref(work, functools.partial(_forget, key)), made)
     return made
 
@@ -111,10 +112,10 @@ class Shares:
         return stages_of(self.parts, self.rank_bytes, work.leaves, count)
 
 
-def shares(work: Work, ranks: Ranks, splits: Sequence[Split], pads: bool) -> Shares:
+def shares(work: Work, ranks: Ranks, splits: Sequence[Split], stack: Stack) -> Shares:
     """One rank's share of every op and leaf. Raises EmuError as `spread` does."""
-    chosen = choose(work, ranks, splits, pads)
-    kernels = _combined(work, tuple(_Ops(work, chosen, ranks).kernels()))
+    chosen = choose(work, ranks, splits, stack.pads)
+    kernels = _combined(work, tuple(_Ops(work, chosen, ranks, stack.all_experts).kernels()))
     return Shares(
         chosen=chosen,
         parts=parts_of(work),
@@ -124,8 +125,8 @@ def shares(work: Work, ranks: Ranks, splits: Sequence[Split], pads: bool) -> Sha
     )
 
 
-def _spread(work: Work, ranks: Ranks, splits: tuple[Split, ...], pads: bool) -> Spread:
-    made = shares(work, ranks, splits, pads)
+def _spread(work: Work, ranks: Ranks, splits: tuple[Split, ...], stack: Stack) -> Spread:
+    made = shares(work, ranks, splits, stack)
     stages = made.stages(work, ranks.pipeline)
     hidden = _hidden_bytes(work, made.chosen, made.parts)
     notes = (*made.chosen.notes, *_notes(work, made.chosen, ranks))
@@ -157,15 +158,15 @@ def _notes(work: Work, chosen: Chosen, ranks: Ranks) -> Iterable[str]:
 
 
 def _of_rank(leaf: Leaf, chosen: Chosen) -> Leaf:
-    shape = tuple(-(-n // d) for n, d in zip(leaf.shape, chosen.dims(leaf), strict=True))
-    return dataclasses.replace(leaf, shape=shape, axes=())
+    return dataclasses.replace(leaf, shape=chosen.shape(leaf), axes=())
 
 
 class _Ops:
     """The ops of one rank, exchanges among them."""
 
-    def __init__(self, work: Work, chosen: Chosen, ranks: Ranks) -> None:
+    def __init__(self, work: Work, chosen: Chosen, ranks: Ranks, all_experts: bool) -> None:
         self.work, self.chosen, self.ranks = work, chosen, ranks
+        self.all_experts = all_experts  # are read, whoever is routed to
         self.groups = _expert_groups(work)
         self.last_product = _last_product(work)
 
@@ -208,7 +209,7 @@ class _Ops:
                 kept |= {a for a in access.axes if a in self.chosen.summing}
         return frozenset(kept & self.chosen.summing)
 
-    def _degree(self, axes: Iterable[int], kept: frozenset[int], routed: bool) -> int:
+    def _degree(self, axes: Iterable[int], kept: frozenset[int], routed: bool) -> int | Fraction:
         """By how much something over these axes is split."""
         axes = set(axes) - kept - self.chosen.axes.experts
         if routed and self.ranks.gathers_replicas:  # its tokens come from all replicas
@@ -246,7 +247,10 @@ class _Ops:
         assert of is not None
         degree = self._degree(access.axes, kept, routed=True)
         all_read = expected_distinct(of.experts, of.chosen, of.tokens)
-        here = busiest_distinct(of.experts, of.chosen, self._tokens(of), self._expert_ranks(of))
+        if self.all_experts:
+            here = of.experts / self._expert_ranks(of)
+        else:
+            here = busiest_distinct(of.experts, of.chosen, self._tokens(of), self._expert_ranks(of))
         count = math.ceil(access.bytes * _share(here / all_read) / degree) if all_read else 0
         return dataclasses.replace(access, bytes=count, axes=(), contracted=(), routed=None)
 
@@ -273,7 +277,7 @@ class _Ops:
         """Sizes of a product on one rank: of those that are split, whichever they go into."""
         routed = _routed(op) is not None
         inner = self._degree(op.summed, kept, routed)
-        left = max(1, self._degree(op.axes, kept, routed) // inner)
+        left = max(1, int(self._degree(op.axes, kept, routed) / inner))
         sizes = {"n": dot.n, "m": dot.m, "batch": dot.batch}
         for name in ("batch", "n", "m"):
             share = math.gcd(left, sizes[name])
@@ -293,7 +297,7 @@ class _Ops:
         for access in op.reads:
             split = [a for a in access.axes if a in kept]
             if access.kind == "activations" and split:
-                group = self.chosen.of(split)
+                group = self.chosen.ranks(split)
                 rest = self._degree(access.axes, kept, routed=False)
                 found.append(_exchange("all_gather", -(-access.bytes // rest), group, op))
         return found
@@ -306,7 +310,7 @@ class _Ops:
         kept = self._kept(op)
         found = []
         summed = [a for a in set(op.summed) & self.chosen.summing if a not in kept]
-        if summed and (ranks := self.chosen.of(summed)) > 1:
+        if summed and (ranks := self.chosen.ranks(summed)) > 1:
             found.append(_exchange("all_reduce", self._result_bytes(op, at, kept), ranks, op))
         for access in op.reads:
             rows = [a for a in op.indexed if self.chosen.leaf_degree(access.tensor, a) > 1]
@@ -318,7 +322,7 @@ class _Ops:
             used = {axis for later in self.work.ops[at + 1 :] for axis in later.whole}
             gone = {*kept, *op.summed, *used}
             left = [a for a in set(op.axes) & self.chosen.summing if a not in gone]
-            if left and (ranks := self.chosen.of(left)) > 1:
+            if left and (ranks := self.chosen.ranks(left)) > 1:
                 count = self._result_bytes(op, at, kept) * ranks
                 found.append(_exchange("all_gather", count, ranks, op))
         return found
@@ -326,7 +330,7 @@ class _Ops:
     def _table_ranks(self, path: str, rows: Iterable[int]) -> int:
         leaf = next(leaf for leaf in self.work.leaves if leaf.path == path)
         own = {axis for dim in leaf.axes for axis in dim}
-        return self.chosen.of(axis for axis in rows if axis in own & self.chosen.summing)
+        return self.chosen.ranks(axis for axis in rows if axis in own & self.chosen.summing)
 
     def _after_experts(self, op: Op, group: "_Group") -> list[Op]:
         """What brings the experts' sums to every rank that goes on with them."""
@@ -334,7 +338,7 @@ class _Ops:
         tokens = self._tokens(of)
         vector = -(-group.result_bytes // max(1, of.tokens * of.chosen))
         count = tokens * vector
-        inner = self.chosen.of(a for a in self._summed_in(group) if a in self.chosen.summing)
+        inner = self.chosen.ranks(a for a in self._summed_in(group) if a in self.chosen.summing)
         if not ranks.gathers_replicas:
             all_ranks = ranks.expert * inner if not ranks.regrouped else ranks.tensor
             return [_exchange("all_reduce", count, all_ranks, op)] if all_ranks > 1 else []

@@ -163,6 +163,16 @@ def test_experts_are_spread_and_the_busiest_rank_has_more_than_its_share():
     assert exchanges(of) == [("all_reduce", 4, 4 * 64 * 4, 3)]  # a vector for each of 4 tokens
 
 
+def test_a_stack_that_streams_all_experts_reads_an_equal_part_on_each_rank():
+    work = decoder(experts=8, chosen=2, batch=4, layers=3)
+    plain = system(expert=4)
+    stack = dataclasses.replace(plain.software, name="static", all_experts=True)
+    of = spread(work, dataclasses.replace(plain, stack=stack))
+    up = next(leaf for leaf in work.leaves if leaf.path == "layers/mlp/up/kernel")
+    assert of.work.bytes_by_leaf[up.path] == pytest.approx(up.bytes / 4, rel=1e-4)
+    assert spread(work, plain).work.bytes_by_leaf[up.path] < up.bytes / 4
+
+
 def test_regrouped_experts_split_what_tensor_ranks_would():
     work = decoder(experts=8, batch=4)
     of = spread(work, system(chips=4, tensor=4, expert=2))
@@ -227,6 +237,28 @@ def test_cores_are_read_from_a_chip_file():
         parse_chips(text.replace("year = 2020", given.format(1.5)), "a test")
     with pytest.raises(EmuError, match="must say where it is from"):
         parse_chips(text.replace("year = 2020", "cores = 2\nyear = 2020"), "a test")
+
+
+def padded(of):
+    """The same system under software that pads."""
+    return dataclasses.replace(of, stack=dataclasses.replace(of.software, name="pad", pads=True))
+
+
+def test_a_stack_that_pads_gives_the_fullest_rank_what_it_gets():
+    # 2 groups of 7 heads over 8 ranks: 2 of the groups x 4 of 2, 2, 2 and 1 heads.
+    work = decoder(kv=2, group=7)
+    with pytest.raises(EmuError, match="14 heads"):
+        spread(work, system(tensor=8))
+    of = spread(work, padded(system(tensor=8)))
+    assert of.splits["layers/attention/q/kernel"] == (1, 8, 1)
+    assert of.splits["layers/attention/k/kernel"] == (1, 2, 1)
+    assert of.rank_bytes["layers/attention/q/kernel"] == 4 * (2 * 8) * 64 * 2
+    q = work.bytes_by_leaf["layers/attention/q/kernel"]
+    assert of.work.bytes_by_leaf["layers/attention/q/kernel"] == q * 2 // 14
+    assert ("all_reduce", 8, 64 * 4, 4) in exchanges(of)
+    # One head each of 3 x 3 cannot be had from 8 = 2 x 2 x 2 without cutting heads.
+    with pytest.raises(EmuError, match="9 heads"):
+        spread(decoder(kv=3, group=3), padded(system(tensor=8)))
 
 
 @pytest.mark.parametrize(
