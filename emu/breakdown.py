@@ -4,17 +4,15 @@ from typing import Any
 
 from emu.clocked import Clocked
 from emu.schedule import Schedule
-from emu.system import System
 from emu.timeline import PARTS
 
 
-def breakdown(of: Schedule, system: System, at: Clocked, xp: Any) -> dict[str, Any]:
+def breakdown(of: Schedule, per_step: Any, at: Clocked, xp: Any) -> dict[str, Any]:
     """Where the step's seconds go; the parts add up to it.
 
     Kernels that arithmetic holds up longest count as `compute`. All others wait for bytes: their
     time, stalls included, is shared by kind as their bytes' time is.
     """
-    per_step = system.software.per_step_s.value
     repeats = of.calls * of.repeats
     exchanging = at.exchange >= at.needed
     computing = (at.compute >= at.needed) & ~exchanging

@@ -184,6 +184,8 @@ class Link:
     nodes: int | None = None
     # Of an all-reduce of 8192 bytes, kernel included, by the number of chips: where measured.
     small_allreduce_s: dict[int, Sourced] = dataclasses.field(default_factory=dict)
+    # Of the bandwidth, what large all-reduces were measured to reach.
+    achieved_share: Sourced | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -220,6 +222,7 @@ class Chip:
     peak_flops_per_s: dict[str, Sourced] = dataclasses.field(default_factory=dict)  # by dtype
     links: tuple[Link, ...] = ()
     weight_entry_bytes_per_s: Sourced | None = None
+    kernel_s: Sourced | None = None  # what a kernel adds to its reads at least: launch, ramp, drain
     power_w: Sourced | None = None
     price_usd: Sourced | None = None
     price_usd_per_hour: Sourced | None = None

@@ -59,15 +59,27 @@ def hops(link: Link, group: int) -> int:
 
 
 def seconds(
-    chip: Chip, kind: str, group: int, sent_bytes: Any, xp: Any = np, per_chip: int = 1
+    chip: Chip,
+    kind: str,
+    group: int,
+    sent_bytes: Any,
+    xp: Any = np,
+    *,
+    per_chip: int = 1,
+    share: Any = 1.0,
+    as_measured: bool = False,
 ) -> Any:
     """Seconds of one exchange; `sent_bytes` may be an array, of which 0 takes no time.
 
     per_chip: how many of the group's ranks are cores of one chip and share its link.
+    share: of the link's bandwidth that the software reaches.
+    as_measured: beside that, at most what exchanges were measured to reach.
     """
     chips = -(-group // per_chip)
     link = link_of(chip, chips)
-    per_byte = per_chip / link.bandwidth_bytes_per_s.value
+    if as_measured and link.achieved_share is not None:
+        share = share * link.achieved_share.value
+    per_byte = per_chip / (link.bandwidth_bytes_per_s.value * share)
     hop = link.latency_s.value
     across = max(1, hops(link, chips)) * hop
     share = (group - 1) / group * sent_bytes * per_byte

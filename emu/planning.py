@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
 from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
@@ -39,6 +40,10 @@ class Plan(NamedTuple):
     run_repeats: Any  # filled up to a power of two
     many: bool  # too many rows and runs to go through one by one
     regions: Regions | None  # on a chip that is a mesh of cores
+    cache_bytes: Any  # [rows, memories]: of the cache alone, through each port
+    unpacked: Any  # [rows]: weights stored as integers that products take in
+    tokens: int  # that the step gives, on one replica
+    routed_layers: int  # layers of experts
     traffic: dict[str, int]
     notes: tuple[str, ...]
 
@@ -64,9 +69,13 @@ def _forget(key: _Key, _: object) -> None:
 
 
 def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
+    routed_layers = layers_of_experts(work)
+    if placement.system.software.all_experts:
+        work = with_all_experts(work)
     if placement.system.ranks is not None:
         work = spread(work, placement.system, placement.splits).work
     of = schedule(work, placement, depth)
+    dtypes = {leaf.path: leaf.dtype for leaf in work.leaves}
     memories = placement.system.chip.memories
     through = np.array(
         [
@@ -102,6 +111,10 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
             if mesh_of(placement.system.chip) is None
             else regions(of, work, placement.system.pipeline)
         ),
+        cache_bytes=carried[1],
+        unpacked=np.array([unpacked(row, dtypes) for row in of.rows]),
+        tokens=tokens_given(work),
+        routed_layers=routed_layers,
         traffic={m.name: round(float(n)) for m, n in zip(memories, moved, strict=True)},
         notes=(*of.notes, *placement.notes),
     )

@@ -19,7 +19,7 @@ from emu.timeline import Span
 _MOST = 200_000  # kernels
 
 
-def build_spans(of: Schedule, system: System, at: Clocked) -> tuple[Span, ...]:
+def build_spans(of: Schedule, system: System, at: Clocked, per_step_s: float) -> tuple[Span, ...]:
     """Spans of the whole step, by resource and then by time.
 
     Raises EmuError for steps of more kernels than anybody can look at.
@@ -37,10 +37,11 @@ def build_spans(of: Schedule, system: System, at: Clocked) -> tuple[Span, ...]:
     order = np.tile(order, of.calls)
     port = max(at.waits, key=lambda j: float(at.waits[j])) if at.waits else None
     played = _played(at, order, None if port is None else at.feeds[port])
-    spans = list(_of_step(system)) + list(_of_kernels(of, system, at, order, played, port))
+    spans = list(_of_step(per_step_s))
+    spans += _of_kernels(of, system, at, order, played, port, per_step_s)
     if port is not None:
         name = system.chip.memories[port].name
-        spans += _of_feed(of.rows, name, system, order, played)
+        spans += _of_feed(of.rows, name, per_step_s, order, played)
     return tuple(sorted(spans, key=lambda span: (span.resource, span.start_s)))
 
 
@@ -82,16 +83,20 @@ def _played(at: Clocked, order: Any, feeding: tuple[Any, Any, Any] | None) -> _P
     return played
 
 
-def _of_step(system: System) -> Iterator[Span]:
-    taken = float(system.software.per_step_s.value)
+def _of_step(taken: float) -> Iterator[Span]:
     if taken:
         yield Span(name="step", scope="", line="", resource="overhead", start_s=0.0, seconds=taken)
 
 
 def _of_kernels(
-    of: Schedule, system: System, at: Clocked, order: Any, played: _Played, port: int | None
+    of: Schedule,
+    system: System,
+    at: Clocked,
+    order: Any,
+    played: _Played,
+    port: int | None,
+    offset: float,
 ) -> Iterator[Span]:
-    offset = float(system.software.per_step_s.value)
     columns = [("compute", at.compute), ("link", at.exchange)]
     columns += [
         (memory.name, at.at_run[:, j]) for j, memory in enumerate(system.chip.memories) if j != port
@@ -109,9 +114,8 @@ def _of_kernels(
 
 
 def _of_feed(
-    rows: tuple[Row, ...], memory: str, system: System, order: Any, played: _Played
+    rows: tuple[Row, ...], memory: str, offset: float, order: Any, played: _Played
 ) -> Iterator[Span]:
-    offset = float(system.software.per_step_s.value)
     times, delivered = np.array(played.position).T
     for n, i in enumerate(order):
         first, last = played.fed[n], played.fed[n + 1]

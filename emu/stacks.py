@@ -7,24 +7,29 @@ chip itself allows; every other stack is a claim about the world, so that its nu
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from emu.chips import Sourced
+from emu.chips import Memory, Sourced
 from emu.errors import EmuError
 from emu.records import pytree
 from emu.rules import nearest
 
+_STATIC = ("name", "prefetch_kernels", "pads", "as_measured", "all_experts")
 
-@pytree(static=("name", "prefetch_kernels", "pads"))
+
+@pytree(static=_STATIC)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
     """What serving software adds to a step; every number is a `Sourced` and a pytree leaf."""
 
     name: str
     per_step_s: Sourced  # once a step: scheduling, sampling, the host's turn
-    per_kernel_s: Sourced  # launch and synchronisation, during which no arithmetic is done
+    per_sequence_s: Sourced  # the same for each token that the step gives, on the busiest replica
+    # Launch and synchronisation, during which no arithmetic is done; beside `Chip.kernel_s`.
+    per_kernel_s: Sourced
+    per_routing_s: Sourced  # for each layer of experts: choosing, sorting and returning tokens
     # Kernels ahead of the running one whose weights are fetched already; None: as many as fit in
     # the buffer. 0: a kernel reads all that it needs itself.
     prefetch_kernels: int | None
@@ -32,6 +37,10 @@ class Stack:
     on_chip_share: Sourced  # of the memory's bandwidth that kernels reach
     off_chip_share: Sourced
     compute_share: Sourced  # of the peak FLOP/s that products reach
+    cache_share: Sourced  # of the share of bandwidth that weights reach, for the KV cache
+    link_share: Sourced  # of the link's bandwidth that exchanges reach
+    # float32 FLOPs for each weight stored as an integer, before a product can take it.
+    unpack_flops: Sourced
     per_exchange_s: Sourced  # beside what the link takes: synchronisation before a collective
     # Links side by side over which a vector enters a mesh of cores; at most the region's side.
     mesh_lanes: Sourced
@@ -41,6 +50,10 @@ class Stack:
     reserve_share: Sourced
     # Heads or columns that do not divide among the ranks are padded until they do; else an error.
     pads: bool = False
+    # Chips reach what long reads and exchanges were measured to (`Memory.achieved_share`,
+    # `Link.achieved_share`), and kernels take `Chip.kernel_s`; else the headline and nothing.
+    as_measured: bool = False
+    all_experts: bool = False  # a static schedule streams all experts, not those that are routed to
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -50,7 +63,7 @@ class Stack:
             raise EmuError(f"stack {self.name!r}: prefetch_kernels is a count or None, not {ahead}")
         if ahead is not None and ahead < 0:
             raise EmuError(f"stack {self.name!r}: prefetch_kernels must be at least 0, not {ahead}")
-        for field, number in _numbers(self):
+        for field, number in self.numbers:
             if not isinstance(number, Sourced):
                 raise EmuError(
                     f"stack {self.name!r}: {field} must be Sourced(value=…, source=…, kind=…)"
@@ -58,22 +71,27 @@ class Stack:
             value = number.value
             if not isinstance(value, int | float):
                 continue  # traced
-            if field in ("on_chip_share", "off_chip_share", "compute_share") and not 0 < value <= 1:
+            if field in _SHARES and not 0 < value <= 1:
                 raise EmuError(
                     f"stack {self.name!r}: {field} is a share above 0 and up to 1, not {value}"
                 )
             if field in ("exposed_latency", "reserve_share") and not 0 <= value <= 1:
                 raise EmuError(f"stack {self.name!r}: {field} is a share from 0 to 1, not {value}")
 
-    def share_of(self, placement: str) -> Any:
-        """The share of bandwidth that is reached in memories of a class."""
-        return (self.on_chip_share if placement == "on-chip" else self.off_chip_share).value
+    @functools.cached_property
+    def numbers(self) -> tuple[tuple[str, Any], ...]:
+        """All its numbers, by name."""
+        names = (field.name for field in dataclasses.fields(self) if field.name not in _STATIC)
+        return tuple((name, getattr(self, name)) for name in names)
+
+    def share_of(self, memory: Memory) -> Any:
+        """The share of its bandwidth that is reached in a memory."""
+        share = self.on_chip_share if memory.placement == "on-chip" else self.off_chip_share
+        measured = memory.achieved_share if self.as_measured else None
+        return share.value if measured is None else share.value * measured.value
 
 
-def _numbers(stack: Stack) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(stack):
-        if field.name not in ("name", "prefetch_kernels", "pads"):
-            yield field.name, getattr(stack, field.name)
+_SHARES = ("on_chip_share", "off_chip_share", "compute_share", "cache_share", "link_share")
 
 
 def _by_definition(value: float) -> Sourced:
@@ -83,12 +101,17 @@ def _by_definition(value: float) -> Sourced:
 IDEAL = Stack(
     name="ideal",
     per_step_s=_by_definition(0.0),
+    per_sequence_s=_by_definition(0.0),
     per_kernel_s=_by_definition(0.0),
+    per_routing_s=_by_definition(0.0),
     prefetch_kernels=None,
     prefetch_bytes=_by_definition(math.inf),
     on_chip_share=_by_definition(1.0),
     off_chip_share=_by_definition(1.0),
     compute_share=_by_definition(1.0),
+    cache_share=_by_definition(1.0),
+    link_share=_by_definition(1.0),
+    unpack_flops=_by_definition(0.0),
     per_exchange_s=_by_definition(0.0),
     mesh_lanes=_by_definition(math.inf),
     exposed_latency=_by_definition(0.0),

@@ -112,18 +112,15 @@ def _is_plain(system: System) -> bool:
     chip, stack = system.chip, system.software
     used = [m.bandwidth_bytes_per_s for m in chip.memories]
     used += [m.latency_s for m in chip.memories] + [m.capacity_bytes for m in chip.memories]
-    used += [stack.per_step_s, stack.per_kernel_s, stack.prefetch_bytes, stack.exposed_latency]
-    used += [
-        stack.per_exchange_s,
-        stack.mesh_lanes,
-        stack.on_chip_share,
-        stack.off_chip_share,
-        stack.compute_share,
-    ]
+    used += [m.achieved_share for m in chip.memories if m.achieved_share is not None]
+    used += [number for _, number in stack.numbers]
     used += chip.peak_flops_per_s.values()
-    used += [n for n in (chip.weight_entry_bytes_per_s, chip.power_w) if n is not None]
+    used += [
+        n for n in (chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s) if n is not None
+    ]
     for link in chip.links:
         used += [link.bandwidth_bytes_per_s, link.latency_s, *link.small_allreduce_s.values()]
+        used += [] if link.achieved_share is None else [link.achieved_share]
     return all(isinstance(number.value, _NUMBERS) for number in used)
 
 
@@ -156,10 +153,12 @@ def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
     power = system.chip.power_w
     build = None
     if xp is np:
-        build = functools.partial(build_spans, plan.schedule, system, clocked)
+        build = functools.partial(
+            build_spans, plan.schedule, system, clocked, float(per_step_seconds(plan, system))
+        )
     return Timeline(
         seconds=clocked.seconds,
-        breakdown=breakdown(plan.schedule, system, clocked, xp),
+        breakdown=breakdown(plan.schedule, per_step_seconds(plan, system), clocked, xp),
         traffic=plan.traffic,
         energy_j=None if power is None else power.value * system.chips * clocked.seconds,
         notes=plan.notes,
@@ -174,11 +173,25 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     bandwidth = _row(xp, [_bandwidth(m, system) / per_chip for m in chip.memories])
     peaks = [peak * stack.compute_share.value / per_chip for peak in _peaks(of, chip)]
     compute = of.flops @ _row(xp, [1.0 / peak for peak in peaks])
-    ports = plan.at_run / bandwidth
-    all_ports = plan.all_bytes / bandwidth
+    slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
+    ports = (plan.at_run + slower * plan.cache_bytes) / bandwidth
+    all_ports = (plan.all_bytes + slower * plan.cache_bytes) / bandwidth
+    unpacking = np.zeros(len(of.rows))
+    if plan.unpacked.any():
+        per_weight = stack.unpack_flops.value * per_chip / chip.peak("float32").value
+        unpacking = plan.unpacked * per_weight
     exchange = sum(
         (
-            exchanges.seconds(chip, kind, group, of.collective_bytes[:, i], xp, per_chip)
+            exchanges.seconds(
+                chip,
+                kind,
+                group,
+                of.collective_bytes[:, i],
+                xp,
+                per_chip=per_chip,
+                share=stack.link_share.value,
+                as_measured=stack.as_measured,
+            )
             for i, (kind, group) in enumerate(of.collectives)
         ),
         np.zeros(len(of.rows)),
@@ -197,10 +210,11 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         crossing = crossing_seconds(plan.regions, mesh, stack, xp)
     busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry])
     needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry])
-    before = of.launched * stack.per_kernel_s.value + stack.exposed_latency.value * _latency(
-        plan, chip, xp
-    )
-    before = before + crossing
+    per_kernel = stack.per_kernel_s.value
+    if stack.as_measured and chip.kernel_s is not None:
+        per_kernel = per_kernel + chip.kernel_s.value
+    before = of.launched * per_kernel + stack.exposed_latency.value * _latency(plan, chip, xp)
+    before = before + crossing + unpacking
     alone = of.calls * (of.repeats @ (before + busy))
     feeds = {}
     waits = {}
@@ -219,7 +233,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         waits[j] = of.calls * _stalls(plan, before, busy - feed, caps, xp, rounding)
     waited = functools.reduce(xp.maximum, waits.values(), 0.0 * alone)
     return Clocked(
-        seconds=stack.per_step_s.value + alone + waited,
+        seconds=per_step_seconds(plan, system) + alone + waited,
         before=before,
         crossing=crossing,
         busy=busy,
@@ -230,6 +244,16 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         at_run=ports,
         feeds=feeds,
         waits=waits,
+    )
+
+
+def per_step_seconds(plan: Plan, system: System) -> Any:
+    """What the stack takes once a step, for its tokens, and for its layers of experts."""
+    stack = system.software
+    return (
+        stack.per_step_s.value
+        + plan.tokens * stack.per_sequence_s.value
+        + plan.routed_layers * stack.per_routing_s.value
     )
 
 
@@ -272,7 +296,7 @@ def _laid_out(plan: Plan, field: Any, nothing: float, xp: Any) -> Any:
 
 
 def _bandwidth(memory: Memory, system: System) -> Any:
-    return memory.bandwidth_bytes_per_s.value * system.software.share_of(memory.placement)
+    return memory.bandwidth_bytes_per_s.value * system.software.share_of(memory)
 
 
 def _peaks(of: Schedule, chip: Chip) -> list[Any]:

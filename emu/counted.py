@@ -1,0 +1,59 @@
+"""What a stack's overheads are counted by: tokens given, layers of experts, weights unpacked."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from emu.schedule import Row
+from emu.work import Access, Work
+
+# Codes of four bits are packed in bytes: what they are is not seen in the leaf.
+_BITS = {"int8": 8, "int4": 4, "uint4": 4, "uint8": 4}
+
+
+def tokens_given(work: Work) -> int:
+    """How many tokens' results the last product makes: one a sequence in a decode step."""
+    last = next((op.dot for op in reversed(work.ops) if op.dot is not None), None)
+    return 1 if last is None else last.batch * min(last.m, last.n)
+
+
+def unpacked(row: Row, dtypes: Mapping[str, str]) -> float:
+    """Weights stored as integers that one run of a kernel's products takes in."""
+    return sum(
+        (
+            8.0 * access.bytes / _BITS[dtypes[access.tensor]]
+            for op in row.ops
+            if op.kind == "dot"
+            for access in op.reads
+            if access.kind == "weights" and dtypes[access.tensor] in _BITS
+        ),
+        0.0,
+    )
+
+
+def layers_of_experts(work: Work) -> int:
+    """Groups of products that read routed experts, one after the other."""
+    layers, in_group = 0, False
+    for op in work.ops:
+        if op.kind != "dot":
+            continue
+        routed = any(access.routed is not None for access in op.reads)
+        if routed and not in_group:
+            layers += op.count
+        in_group = routed
+    return layers
+
+
+def with_all_experts(work: Work) -> Work:
+    """The work of a static schedule, which cannot know whom tokens are routed to: every step
+    reads all experts.
+    """
+    ops = (dataclasses.replace(op, reads=tuple(map(_whole, op.reads))) for op in work.ops)
+    return dataclasses.replace(work, ops=tuple(ops))
+
+
+def _whole(access: Access) -> Access:
+    of = access.routed
+    if of is None:
+        return access
+    missed = (1 - of.chosen / of.experts) ** of.tokens
+    return dataclasses.replace(access, bytes=round(access.bytes / (1 - missed)), routed=None)
