@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
+from emu.curves import Reads, reads_of
 from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     regions: Regions | None  # on a chip that is a mesh of cores
     cache_bytes: Any  # [rows, memories]: of the cache alone, through each port
     unpacked: Any  # [rows]: weights stored as integers that products take in
+    reads: Reads  # of products, for memories measured by size of read
     tokens: int  # that the step gives, on one replica
     routed_layers: int  # layers of experts
     traffic: dict[str, int]
@@ -113,6 +115,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         ),
         cache_bytes=carried[1],
         unpacked=np.array([unpacked(row, dtypes) for row in of.rows]),
+        reads=reads_of(of, placement),
         tokens=tokens_given(work),
         routed_layers=routed_layers,
         traffic={m.name: round(float(n)) for m, n in zip(memories, moved, strict=True)},

@@ -37,6 +37,7 @@ from emu import exchanges, lookahead
 from emu.breakdown import breakdown
 from emu.chips import Chip, Memory
 from emu.clocked import Clocked
+from emu.curves import least_seconds
 from emu.errors import EmuError
 from emu.lookahead import NOTHING
 from emu.mesh import crossing_seconds, mesh_of
@@ -208,8 +209,9 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         mesh = mesh_of(chip)
         assert mesh is not None
         crossing = crossing_seconds(plan.regions, mesh, stack, xp)
-    busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry])
-    needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry])
+    reads = least_seconds(plan.reads, system, xp)
+    busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry, *reads])
+    needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry, *reads])
     per_kernel = stack.per_kernel_s.value
     if stack.as_measured and chip.kernel_s is not None:
         per_kernel = per_kernel + chip.kernel_s.value

@@ -73,7 +73,8 @@ def cache_dtype(weights: Weights) -> jax.typing.DTypeLike:
     Keys and values in bfloat16 cost no accuracy beside weights in bfloat16 or int8.
     """
     is_wide = weights["embedding"]["weight"].dtype == jnp.float32
-    return jnp.float32 if is_wide else jnp.bfloat16
+    dtype: jax.typing.DTypeLike = jnp.float32 if is_wide else jnp.bfloat16
+    return dtype
 
 
 @functools.cache
