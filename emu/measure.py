@@ -130,6 +130,12 @@ class Recorder:
         """All samples so far, disturbed or not."""
         return tuple(self._samples)
 
+    @property
+    def marks(self) -> tuple[bool, ...]:
+        """Of each sample so far, whether others' load disturbed it."""
+        self._close()
+        return tuple(self._marks)
+
     def latency(self) -> Latency:
         """What the samples so far come to."""
         self._close()

@@ -1,7 +1,8 @@
 """What the rows of a HumanEval run say, by dtype and placement, over its tasks.
 
 Each row is one answer: its time to first token (TTFT), the gaps between its tokens (ITL) and its
-time per output token after the first (TPOT). Over tasks, medians of these are given.
+time per output token after the first (TPOT). TTFT and TPOT are spread over tasks; ITL over the gaps
+of all tasks together, as a user meets them.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import statistics
 from collections.abc import Iterable
 
 import emu
-from experiments.cliff_summary import samples
 from experiments.results import Row
 
 
@@ -20,6 +20,8 @@ class Answer:
     task: str
     dtype: str
     placement: str
+    label: str  # of the placement: says so where it overflows
+    backend: str  # JAX's
     on_chip: str  # the names of the two memories
     off_chip: str
     weight_bytes: int
@@ -31,26 +33,9 @@ class Answer:
     tpot_s: float
     ttft_disturbed: bool
     metered: bool  # False: nothing is known of disturbance
-    itl_median_s: float
-    itl_p10_s: float
-    itl_p90_s: float
-    itl_p99_s: float
-    itl_p99_all_s: float  # of the disturbed gaps too
-    itl_count: int  # gaps that those are of
-    gaps: int  # all
-    disturbed: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spread:
-    """How many timings are spread; `p99_all_s` is of the disturbed ones too."""
-
-    median_s: float
-    p10_s: float
-    p90_s: float
-    p99_s: float
-    p99_all_s: float
-    count: int
+    gaps_s: tuple[float, ...]
+    gaps_disturbed: tuple[int, ...]  # their numbers
+    disturbed: int  # of the gaps and the first token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,35 +47,24 @@ class Group:
     answers: tuple[Answer, ...]
 
     @property
-    def ttft_s(self) -> float:
-        """Median over the tasks whose own was not disturbed, or over all where every one was."""
-        return self.ttft.median_s
+    def label(self) -> str:
+        """What to call its placement."""
+        return self.answers[0].label
 
     @property
-    def ttft(self) -> Spread:
+    def ttft(self) -> emu.Latency:
         """Over tasks, each of which is one sample."""
         times = [a.ttft_s for a in self.answers]
-        found = emu.Latency.of(times, [a.ttft_disturbed for a in self.answers])
-        return Spread(
-            median_s=found.median_s,
-            p10_s=found.p10_s,
-            p90_s=found.p90_s,
-            p99_s=found.p99_s,
-            p99_all_s=found.p99_all_s,
-            count=found.count,
-        )
+        return emu.Latency.of(times, [a.ttft_disturbed for a in self.answers])
 
     @property
-    def itl(self) -> Spread:
-        """Medians over tasks of each one's median, p10 and p90; the worst of their p99."""
-        return Spread(
-            median_s=self.itl_s,
-            p10_s=statistics.median(a.itl_p10_s for a in self.answers),
-            p90_s=statistics.median(a.itl_p90_s for a in self.answers),
-            p99_s=self.itl_p99_s,
-            p99_all_s=max(a.itl_p99_all_s for a in self.answers),
-            count=sum(a.itl_count for a in self.answers),
-        )
+    def itl(self) -> emu.Latency:
+        """Over the gaps of all tasks together."""
+        gaps = [gap for a in self.answers for gap in a.gaps_s]
+        marks = [
+            number in a.gaps_disturbed for a in self.answers for number in range(len(a.gaps_s))
+        ]
+        return emu.Latency.of(gaps, marks)
 
     @property
     def tpot_s(self) -> float:
@@ -98,14 +72,13 @@ class Group:
         return statistics.median(a.tpot_s for a in self.answers)
 
     @property
-    def itl_s(self) -> float:
-        """Median over tasks of each one's median gap."""
-        return statistics.median(a.itl_median_s for a in self.answers)
+    def widens_first(self) -> bool:
+        """Whether the first token waits for weights to be written out in float32.
 
-    @property
-    def itl_p99_s(self) -> float:
-        """The worst of the tasks' p99."""
-        return max(a.itl_p99_s for a in self.answers)
+        A prompt's tokens go through ordinary products, before which XLA:CPU widens narrower weights
+        in memory; the native products of a decode step widen them on the way.
+        """
+        return self.dtype != "float32" and all(a.backend == "cpu" for a in self.answers)
 
 
 def answered(row: Row) -> Answer:
@@ -114,14 +87,10 @@ def answered(row: Row) -> Answer:
     itl = m["itl"]
     own = {f.name for f in dataclasses.fields(Answer)} & set(m)
     return Answer(
-        **{name: m[name] for name in own},
-        itl_median_s=itl["median_s"],
-        itl_p10_s=itl["p10_s"],
-        itl_p90_s=itl["p90_s"],
-        itl_p99_s=itl["p99_s"],
-        itl_p99_all_s=itl["p99_all_s"],
-        itl_count=itl["count"],
-        gaps=samples(itl),
+        **{name: m[name] for name in own - {"gaps_s", "gaps_disturbed"}},
+        backend=row["machine"]["backend"],
+        gaps_s=tuple(m["gaps_s"]),
+        gaps_disturbed=tuple(m["gaps_disturbed"]),
         disturbed=itl["disturbed_count"] + m["ttft"]["disturbed_count"],
         ttft_s=m["ttft"]["median_s"],
         ttft_disturbed=m["ttft"]["disturbed"],

@@ -73,6 +73,9 @@ class Engine:
             "new_tokens": request.new_tokens,
             "ttft": dataclasses.asdict(first),
             "itl": dataclasses.asdict(gaps.latency()),
+            # Each gap, so that percentiles can be taken over those of all tasks together.
+            "gaps_s": [round(gap, 7) for gap in gaps.samples_s],
+            "gaps_disturbed": [number for number, mark in enumerate(gaps.marks) if mark],
             "tpot_s": (now - begin) / (request.new_tokens - 1),
         }
 

@@ -1,11 +1,14 @@
-"""Where a report's rows came from, as tables: machine, versions, commits, disturbance."""
+"""Where a report's rows came from, as tables: machine, versions, commits, disturbance, notes."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from emu.report import Table
 from experiments.cliff_summary import samples as samples_of
 from experiments.results import Row
+
+_NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?![\w.,]*\w)")
 
 
 def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
@@ -26,11 +29,11 @@ def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
             f"{_marked_count(rows)} of {len(rows)} (over 30 % of samples)",
         ),
         ("memories", _values(_memories(row["measured"]) for row in rows)),
-        ("notes", _values(note for row in rows for note in row["measured"]["notes"]) or "none"),
         ("commit", _values(_commit(row["git"]) for row in rows)),
     )
     return (
         Table(title="Measurements", columns=("what", "value"), rows=measured),
+        *_notes(rows),
         Table(title="Machine", columns=("what", "value"), rows=_each(rows, "machine")),
         Table(title="Versions", columns=("what", "value"), rows=_each(rows, "versions")),
     )
@@ -45,6 +48,33 @@ def warning(rows: Sequence[Row]) -> tuple[str, ...]:
         f"Careful: other processes disturbed over 30 % of the samples in {marked} of {len(rows)} "
         "rows. Run again in a fresh workdir when the machine is quiet.",
     )
+
+
+def _notes(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """What has to be known of some rows: notes that differ in their numbers alone are one line."""
+    found: dict[tuple[str, ...], list[tuple[list[str], Row]]] = {}
+    for row in rows:
+        for note in row["measured"]["notes"]:
+            words = tuple(_NUMBER.split(note))
+            found.setdefault(words, []).append((_NUMBER.findall(note), row))
+    lines = []
+    for words, cases in found.items():
+        ranges = [_range(column) for column in zip(*(n for n, _ in cases), strict=True)]
+        note = words[0] + "".join(n + w for n, w in zip(ranges, words[1:], strict=True))
+        of = (
+            ", ".join(dict.fromkeys(str(row["measured"][what]) for _, row in cases))
+            for what in ("dtype", "placement")
+        )
+        lines.append((note, f"{len(cases)} of {len(rows)}", *of))
+    if not lines:
+        return ()
+    columns = ("note", "rows", "dtype", "placement")
+    return (Table(title="Notes", columns=columns, rows=tuple(lines)),)
+
+
+def _range(numbers: Sequence[str]) -> str:
+    ordered = sorted(set(numbers), key=lambda n: float(n.replace(",", "")))
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _each(rows: Sequence[Row], part: str) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import emu
 from experiments.errors import ExperimentError
+from experiments.wording import mb
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
 PAIRS = ("rotation", "memory-kind")
@@ -48,6 +49,13 @@ def applies(name: str, layers: int) -> bool:
     return name != "half-on-chip" or layers > 1
 
 
+def label(name: str, excess_bytes: int) -> str:
+    """What to call a placement where it is shown: one that overflows is not what its name says."""
+    if not excess_bytes:
+        return name
+    return f"{name} policy, {mb(excess_bytes)} MB over capacity"
+
+
 def placed(
     weights: dict[str, Any], chip: emu.Chip, name: str, *, layers: int, rules: Rules, pair: str
 ) -> tuple[emu.Placement, dict[str, Any]]:
@@ -71,13 +79,15 @@ def placed(
         rules_of(name, layers, rules),
         allow_overflow=True,
     )
+    excess = placement.excess_bytes.get(near.name, 0)
     return placement, {
         "placement": name,
+        "label": label(name, excess),
         "pair": pair,
         "on_chip": near.name,
         "off_chip": far.name,
         "weight_bytes": sum(placement.bytes_by_memory.values()),
         "on_chip_bytes": placement.bytes_by_memory[near.name],
-        "excess_bytes": placement.excess_bytes.get(near.name, 0),
+        "excess_bytes": excess,
         "capacity_bytes": int(near.capacity_bytes.value),
     }

@@ -1,8 +1,12 @@
+from collections.abc import Sequence
+
 from experiments import facts
 from experiments.results import Row
 
 
-def row(*, disturbed: int, of: int, commit: str | None = "c" * 40) -> Row:
+def row(
+    *, disturbed: int, of: int, commit: str | None = "c" * 40, notes: Sequence[str] = ()
+) -> Row:
     share = disturbed / of
     return {
         "finished": "2026-01-01T00:00:00+00:00",
@@ -13,7 +17,9 @@ def row(*, disturbed: int, of: int, commit: str | None = "c" * 40) -> Row:
             "on_chip": "llc",
             "off_chip": "dram",
             "pair": "rotation",
-            "notes": [],
+            "dtype": "float32",
+            "placement": "on-chip",
+            "notes": list(notes),
             "latency": {
                 "median_s": 0.1,
                 "count": of if disturbed == of else of - disturbed,
@@ -47,3 +53,29 @@ def test_every_value_of_a_fact_is_listed() -> None:
     assert machine == {"processor": "abacus", "cores": "2"}
     assert versions == {"jax": "0.10.2"}
     assert facts.tables([]) == ()
+
+
+def test_notes_that_differ_in_numbers_alone_are_one_line() -> None:
+    over = "llc is over capacity by {} MB, as was allowed"
+    found = facts.tables(
+        [
+            row(disturbed=0, of=5, notes=[over.format("9.2")]),
+            row(disturbed=0, of=5, notes=[over.format("1,150.8"), "a cache of 19.1 MB"]),
+            row(disturbed=0, of=5, notes=[over.format("23.3"), "a cache of 19.1 MB"]),
+            row(disturbed=0, of=5, notes=["one memory"]),
+        ]
+    )
+    notes = found[1]
+    assert notes.title == "Notes"
+    assert notes.rows == (
+        (
+            "llc is over capacity by 9.2 to 1,150.8 MB, as was allowed",
+            "3 of 4",
+            "float32",
+            "on-chip",
+        ),
+        ("a cache of 19.1 MB", "2 of 4", "float32", "on-chip"),
+        ("one memory", "1 of 4", "float32", "on-chip"),
+    )
+    assert "notes" not in dict(found[0].rows)
+    assert len(facts.tables([row(disturbed=0, of=5)])) == 3

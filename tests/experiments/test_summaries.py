@@ -3,7 +3,14 @@ import math
 
 import pytest
 
-from experiments import cliff_report, cliff_summary, cliff_tables, decode_report, quickstart
+from experiments import (
+    cliff_report,
+    cliff_summary,
+    cliff_tables,
+    decode_report,
+    placements,
+    quickstart,
+)
 from experiments.cliff_summary import Point
 from experiments.decode_summary import Answer, groups
 from experiments.wording import figures, listed
@@ -153,6 +160,8 @@ def answer(task: str, dtype: str, tpot_s: float, placement: str = "off-chip") ->
         task=task,
         dtype=dtype,
         placement=placement,
+        label=placement,
+        backend="cpu",
         on_chip="llc",
         off_chip="dram",
         weight_bytes=540 * MB,
@@ -162,16 +171,18 @@ def answer(task: str, dtype: str, tpot_s: float, placement: str = "off-chip") ->
         new_tokens=50,
         ttft_s=0.2,
         tpot_s=tpot_s,
-        itl_median_s=tpot_s,
-        itl_p10_s=tpot_s / 2,
-        itl_p90_s=1.5 * tpot_s,
-        itl_p99_s=2 * tpot_s,
-        itl_p99_all_s=3 * tpot_s,
-        itl_count=49,
+        gaps_s=(tpot_s,) * 49,
+        gaps_disturbed=(),
         ttft_disturbed=False,
         metered=True,
-        gaps=49,
         disturbed=0,
+    )
+
+
+def overflowing(task: str, dtype: str) -> Answer:
+    label = placements.label("on-chip", 520 * MB)
+    return dataclasses.replace(
+        answer(task, dtype, 0.012, "on-chip"), label=label, excess_bytes=520 * MB
     )
 
 
@@ -179,7 +190,22 @@ def test_groups_take_medians_over_tasks() -> None:
     times = {"a": 0.010, "b": 0.012, "c": 0.099}
     (group,) = groups(answer(task, "float32", tpot_s) for task, tpot_s in times.items())
     assert group.tpot_s == 0.012
-    assert group.itl_p99_s == pytest.approx(0.198)
+
+
+def test_gaps_are_pooled_over_tasks() -> None:
+    # 10 gaps of 1 ms in one task, 90 of 2 ms in another, two of them disturbed (9 s): over all
+    # 98 calm ones the median is 2 ms and p10 is on the edge, at place 9.7 of 0 to 97, where the
+    # medians of the two tasks would be 1.5 ms.
+    one = dataclasses.replace(answer("a", "float32", 0.001), gaps_s=(1e-3,) * 10)
+    two = dataclasses.replace(
+        answer("b", "float32", 0.002), gaps_s=(2e-3,) * 88 + (9.0,) * 2, gaps_disturbed=(88, 89)
+    )
+    (group,) = groups([one, two])
+    assert group.itl.median_s == 2e-3
+    assert group.itl.p10_s == pytest.approx(1.7e-3)
+    assert group.itl.p99_s == 2e-3
+    assert group.itl.p99_all_s == pytest.approx(9.0)  # place 98.01 of 0 to 99
+    assert (group.itl.count, group.itl.disturbed_count) == (98, 2)
 
 
 def test_humaneval_table_has_the_spread_of_both_latencies() -> None:
@@ -189,8 +215,39 @@ def test_humaneval_table_has_the_spread_of_both_latencies() -> None:
     assert table.rows[0][-1] == "not metered"
     assert spread.rows == (
         ("float32", "off-chip", "TTFT", "200", "200", "200", "200", "8,820", "2"),
-        ("float32", "off-chip", "ITL", "10.0", "5.00", "15.0", "20.0", "30.0", "147"),
+        ("float32", "off-chip", "ITL", "10.0", "10.0", "10.0", "10.0", "10.0", "147"),
     )
+
+
+def test_an_overflowing_placement_is_labelled_wherever_it_is_shown() -> None:
+    label = "on-chip policy, 520 MB over capacity"
+    assert placements.label("on-chip", 520 * MB) == label
+    assert placements.label("on-chip", 0) == "on-chip"
+    found = [answer("a", "float32", 0.012), overflowing("a", "float32")]
+    for table in decode_report.tables(found):
+        assert {row[1] for row in table.rows} == {"off-chip", label}
+    for panel in decode_report.figure(found).panels:
+        assert [s.label for s in panel.series] == ["float32, off-chip", f"float32, {label}"]
+    assert (
+        "meant for llc, whose capacity they exceed by 520 MB;"
+        in (decode_report.answer(found, "tiny")[1])
+    )
+
+
+def test_why_the_first_token_is_slow_stands_where_its_number_is() -> None:
+    found = [answer("a", dtype, 0.012) for dtype in ("float32", "bfloat16", "int8")]
+    table, _ = decode_report.tables(found)
+    at = table.columns.index("TTFT ms")
+    assert [row[at] for row in table.rows] == ["200", "200 w", "200 w"]
+    assert "w: XLA:CPU writes the weights out in float32" in table.note
+    assert "XLA:CPU" in decode_report.figure(found).note
+    said = decode_report.answer(found, "tiny")[-1]
+    assert said.startswith("About the first token in bfloat16 and int8: XLA:CPU writes")
+    elsewhere = [dataclasses.replace(a, backend="gpu") for a in found]
+    for quiet in (found[:1], elsewhere):
+        assert "XLA:CPU" not in decode_report.tables(quiet)[0].note
+        assert "XLA:CPU" not in decode_report.figure(quiet).note
+        assert len(decode_report.answer(quiet, "tiny")) == 1
 
 
 def test_every_row_is_shown_whatever_its_placement() -> None:

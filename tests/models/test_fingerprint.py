@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from models import checked, fingerprint as fingerprints
+from models import checked
 from models.errors import ModelError
 from models.fingerprint import fingerprint
 
@@ -75,4 +75,4 @@ def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = tmp_path / "large.gguf"
     path.write_bytes(b"weights")
-    assert fingerprints.fingerprint(path) == "9a129038d9a00aed"
+    assert fingerprint(path) == "9a129038d9a00aed"
