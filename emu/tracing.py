@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from emu import axis_rules, work_rules
-from emu.axes import Dims
+from emu.axes import Dims, together
 from emu.errors import EmuError
-from emu.following import with_axes
+from emu.following import named, with_axes
 from emu.fusing import Fused, fuse
 from emu.hints import Hints
 from emu.interpreter import interpret
@@ -252,9 +252,10 @@ def _leave_through(outs: Sequence[Value], tape: Tape) -> None:
                     fuse="loop",
                     reads=touches(value),
                     writes=[Touch(tensor=buffer, elements=shape.size)],
+                    axes=together(value.axes or ()),
                 )
             )
-            value = of_buffer(buffer)
+            value = named(tape, of_buffer(buffer), value.axes)
         tape.leave(value)
 
 

@@ -1,6 +1,7 @@
 """One axis rule per primitive family; importing this package fills `emu.axis_table`."""
 
 from emu.axis_rules import (
+    collectives,
     convolutions,
     dots,
     elementwise,
@@ -8,11 +9,13 @@ from emu.axis_rules import (
     native,
     pieces,
     reductions,
+    references,
     updates,
     views,
 )
 
 __all__ = [
+    "collectives",
     "convolutions",
     "dots",
     "elementwise",
@@ -20,6 +23,7 @@ __all__ = [
     "native",
     "pieces",
     "reductions",
+    "references",
     "updates",
     "views",
 ]

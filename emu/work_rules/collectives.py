@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from emu import views as algebra
+from emu.axes import Dims
 from emu.costs import own_rule
 from emu.errors import EmuError
+from emu.following import named
 from emu.interpreter import Site, interpret
 from emu.jaxprs import Shape, opened
 from emu.values import Buffer, Value, constant, of_buffer
@@ -38,7 +40,17 @@ def shard_map(site: Site, *values: Value) -> list[Value]:
 
 def _shard(value: Value, shape: Shape, argument: int, site: Site) -> Value:
     """One device's part of a value."""
-    return algebra.sliced(value, shape, ("shard", id(site.eqn), argument))
+    part = algebra.sliced(value, shape, ("shard", id(site.eqn), argument))
+    return dataclasses.replace(part, axes=_kept(site, value, shape))
+
+
+def _kept(site: Site, value: Value, shape: Shape) -> Dims | None:
+    """The logical axes of a value's dimensions; of those of another length, new ones."""
+    if value.axes is None:
+        return None
+    new = site.tape.factors.fresh(shape.dims)
+    lengths = zip(value.axes, new, value.shape.dims, shape.dims, strict=True)
+    return tuple(ids if n == m else other for ids, other, n, m in lengths)
 
 
 def _unsharded(
@@ -57,7 +69,7 @@ def _unsharded(
     for s in out.sources:
         if isinstance(s.tensor, Buffer):
             site.tape.homes.setdefault(s.tensor, buffer)
-    return of_buffer(buffer)
+    return named(site.tape, of_buffer(buffer), _kept(site, out, shape))
 
 
 @own_rule(

@@ -5,6 +5,7 @@ the reference holds, a write updates it in place.
 import dataclasses
 
 from emu.costs import own_rule
+from emu.following import named
 from emu.interpreter import Site, interpret
 from emu.jaxprs import Shape, opened, shape_of, with_constants_first
 from emu.values import Cell, Count, Stored, Value, of_buffer
@@ -39,7 +40,8 @@ def swap(site: Site, ref: Value, value: Value, *_: Value) -> Value:
     """Overwrites a part of the content; gives what was there, which is only read if it is used."""
     assert ref.cell is not None
     before = _content(ref)
-    ref.cell.content = updated(site, before, value, value.shape)
+    new = updated(site, before, value, value.shape)
+    ref.cell.content = named(site.tape, new, before.axes)
     return _part(before, site.outs[0], id(site.eqn))
 
 
@@ -47,7 +49,9 @@ def swap(site: Site, ref: Value, value: Value, *_: Value) -> Value:
 def addupdate(site: Site, ref: Value, value: Value, *_: Value) -> list[Value]:
     """Adds to a part of the content."""
     assert ref.cell is not None
-    ref.cell.content = updated(site, _content(ref), value, value.shape, combines=True)
+    before = _content(ref)
+    new = updated(site, before, value, value.shape, combines=True)
+    ref.cell.content = named(site.tape, new, before.axes)
     return []
 
 

@@ -112,7 +112,7 @@ def test_a_convolutions_features():
     assert op.summed == axes["first"][2]
 
 
-def test_shards_are_no_error():
+def test_shards_keep_the_axes_that_are_not_sharded():
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.sharding.AbstractMesh((2,), ("x",), axis_types=auto)
     spec = jax.sharding.PartitionSpec
@@ -121,9 +121,26 @@ def test_shards_are_no_error():
         return jax.lax.psum(x @ w, "x")
 
     specs = {"in_specs": (spec("x"), spec(None, "x")), "out_specs": spec()}
-    work = emu.trace(jax.shard_map(fn, mesh=mesh, **specs), f32(4, 6), f32(3, 4))
-    assert work.leaves[0].axes[1]
-    assert work.dot_flops == 2 * 3 * 2 * 6
+    sharded = jax.shard_map(fn, mesh=mesh, **specs)
+    work = emu.trace(
+        lambda w, x: sharded(w["a"], x) @ w["b"], {"a": f32(4, 6), "b": f32(6, 5)}, f32(3, 4)
+    )
+    assert work.dot_flops == 2 * 3 * 2 * 6 + 2 * 3 * 6 * 5
+    axes = {leaf.path: leaf.axes for leaf in work.leaves}
+    assert axes["a"][1] == axes["b"][0]  # not sharded, inside and out
+    (op,) = [op for op in work.ops if op.collective]
+    assert set(axes["a"][1]) <= set(op.axes)
+
+
+def test_a_reference_holds_what_is_put_into_it():
+    def fn(w, x):
+        ref = jax.new_ref(x @ w["a"])
+        ref[...] = jnp.tanh(ref[...])
+        return jax.freeze(ref) @ w["b"]
+
+    work = emu.trace(fn, {"a": f32(4, 6), "b": f32(6, 5)}, f32(3, 4))
+    axes = {leaf.path: leaf.axes for leaf in work.leaves}
+    assert axes["a"][1] == axes["b"][0]
 
 
 def test_a_rule_of_the_callers_own_is_no_error():
