@@ -10,6 +10,7 @@ from importlib import resources
 from emu.chip_file import load_chip, parse_chips
 from emu.chips import Chip
 from emu.errors import EmuError
+from emu.fitted import fitted, for_chip
 from emu.host import host
 from emu.rules import nearest
 
@@ -52,7 +53,7 @@ def catalogue() -> tuple[Chip, ...]:
     files = [f for f in resources.files("emu.catalogue").iterdir() if f.name.endswith(".toml")]
     for file in sorted(files, key=lambda file: file.name):
         found += parse_chips(file.read_text(encoding="utf-8"), f"emu/catalogue/{file.name}")
-    return tuple(found)
+    return tuple(for_chip(chip, fitted()) for chip in found)
 
 
 @functools.cache

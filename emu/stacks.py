@@ -9,14 +9,17 @@ chip itself allows; every other stack is a claim about the world, so that its nu
 import dataclasses
 import functools
 import math
+import tomllib
+from importlib import resources
 from typing import Any
 
 from emu.chips import Memory, Sourced
 from emu.errors import EmuError
+from emu.fitted import Fitted, fitted, for_stack
 from emu.records import pytree
 from emu.rules import nearest
 
-_STATIC = ("name", "prefetch_kernels", "pads", "as_measured", "all_experts")
+_STATIC = ("name", "prefetch_kernels", "pads", "as_measured", "all_experts", "reads_allocated")
 
 
 @pytree(static=_STATIC)
@@ -37,6 +40,7 @@ class Stack:
     on_chip_share: Sourced  # of the memory's bandwidth that kernels reach
     off_chip_share: Sourced
     compute_share: Sourced  # of the peak FLOP/s that products reach
+    prefill_share: Sourced  # the same in prefills beside which other sequences are decoded
     cache_share: Sourced  # of the share of bandwidth that weights reach, for the KV cache
     link_share: Sourced  # of the link's bandwidth that exchanges reach
     # float32 FLOPs for each weight stored as an integer, before a product can take it.
@@ -53,6 +57,7 @@ class Stack:
     # Chips reach what long reads and exchanges were measured to (`Memory.achieved_share`,
     # `Link.achieved_share`), and kernels take `Chip.kernel_s`; else the headline and nothing.
     as_measured: bool = False
+    reads_allocated: bool = False  # of a cache that is not full it reads every slot
     all_experts: bool = False  # a static schedule streams all experts, not those that are routed to
 
     def __post_init__(self) -> None:
@@ -109,6 +114,7 @@ IDEAL = Stack(
     on_chip_share=_by_definition(1.0),
     off_chip_share=_by_definition(1.0),
     compute_share=_by_definition(1.0),
+    prefill_share=_by_definition(1.0),
     cache_share=_by_definition(1.0),
     link_share=_by_definition(1.0),
     unpack_flops=_by_definition(0.0),
@@ -118,19 +124,37 @@ IDEAL = Stack(
     reserve_share=_by_definition(0.0),
 )
 
-_STACKS: dict[str, Stack] = {IDEAL.name: IDEAL}
+
+def read_stacks(text: str, numbers: tuple[Fitted, ...]) -> dict[str, Stack]:
+    """The stacks of a file, with their fitted numbers; what neither has is as in `ideal`."""
+    found = {IDEAL.name: IDEAL}
+    for given in tomllib.loads(text)["stack"]:
+        static = {key: value for key, value in given.items() if key != "about"}
+        if not set(static) <= set(_STATIC):
+            raise EmuError(
+                f"stacks.toml: {given['name']!r} has {sorted(set(static) - set(_STATIC))}"
+            )
+        fields = {**static, "as_measured": True, **for_stack(given["name"], numbers)}
+        found[given["name"]] = dataclasses.replace(IDEAL, **fields)
+    return found
+
+
+@functools.cache
+def _known() -> dict[str, Stack]:
+    file = resources.files("emu.serving").joinpath("stacks.toml")
+    return read_stacks(file.read_text(encoding="utf-8"), fitted())
 
 
 def stacks() -> list[Stack]:
-    """The known stacks."""
-    return list(_STACKS.values())
+    """The known stacks: `ideal`, then those of emu/serving/stacks.toml."""
+    return list(_known().values())
 
 
 def stack(name: str) -> Stack:
     """The stack of this name; EmuError, with the nearest name, if there is none."""
-    if name not in _STACKS:
+    if name not in _known():
         raise EmuError(
-            f"there is no stack {name!r}{nearest(name, _STACKS)}; "
+            f"there is no stack {name!r}{nearest(name, _known())}; "
             "or pass an emu.Stack of your own numbers"
         )
-    return _STACKS[name]
+    return _known()[name]

@@ -37,8 +37,9 @@ def slot_count(slots: Slots) -> int:
 
 
 def encode(new: jax.Array, slots: Slots) -> Slots:
-    """New float32 vectors [..., width] as these slots hold theirs."""
+    """New vectors [..., width] as these slots hold theirs."""
     if isinstance(slots, ScaledSlots):
+        new = new.astype(jnp.float32)
         scale = jnp.max(jnp.abs(new), axis=-1, keepdims=True) / 127
         rounded = jnp.round(new / jnp.where(scale > 0, scale, 1))
         return ScaledSlots(rounded.astype(jnp.int8), scale)

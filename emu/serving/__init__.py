@@ -1,0 +1,1 @@
+"""Serving software as data: stacks.toml is what is known of each, fitted.toml what was fitted."""

@@ -1,0 +1,100 @@
+"""Predict every row of a case file: python -m experiments.validate --cases=FILE --out=FILE
+
+Adds predicted_ms, error (predicted ÷ measured − 1) and `why` for a row that cannot be done, which
+counts as 100 % error; prints the median, mean and p90 of absolute errors, by tier and by chip and
+stack. Nothing is looked up: each row is traced, placed and timed as `experiments.predict` does it.
+"""
+
+import collections
+import csv
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+import emu
+from emu.fitted import fitted
+from experiments import cases
+from experiments.errors import ExperimentError
+from experiments.launch import launch
+from experiments.progress import progress
+from models.errors import ModelError
+
+CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "rows to predict")
+OUT = flags.DEFINE_string("out", None, "where they go, with predictions", required=True)
+
+
+def validate(path: Path | str) -> list[dict[str, str]]:
+    """All rows of a case file with predicted_ms, error and why."""
+    found, refused = cases.read_cases(path)
+    by_id = {case.id: case for case in found}
+    rows = []
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        given = list(csv.DictReader(file))
+    with progress(len(given), "predicting", "row") as bar:
+        for number, row in enumerate(given, start=2):
+            name = row["id"] or f"line {number}"
+            rows.append(row | _answer(by_id.get(row["id"]), refused.get(name, "")))
+            bar.update()
+    return rows
+
+
+def _answer(case: cases.Case | None, why: str) -> dict[str, str]:
+    if case is not None:
+        try:
+            seconds = cases.place(case).seconds()
+            error = seconds / case.measured_s - 1
+            known = "" if math.isnan(error) else f"{error:.4f}"
+            return {"predicted_ms": f"{seconds * 1e3:.4f}", "error": known, "why": ""}
+        except (emu.EmuError, ExperimentError, ModelError) as refused:
+            why = str(refused)
+    return {"predicted_ms": "", "error": "1.0", "why": " ".join(why.split())}
+
+
+def summary(rows: Sequence[dict[str, str]]) -> Iterator[str]:
+    """Lines for the terminal."""
+    groups: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
+    for row in rows:
+        if row["error"]:
+            groups["all"].append(row)
+            groups[f"tier {row['tier']}"].append(row)
+            groups["tiers 1 and 2"] += [row] if row["tier"] in ("1", "2") else []
+            groups[f"  {row['chip']} {row['stack']}"].append(row)
+    yield f"{'absolute error of':<42}  rows   median     mean      p90  not done"
+    for name in sorted(groups, key=lambda n: (n.startswith(" "), n)):
+        off = np.abs([float(row["error"]) for row in groups[name]])
+        undone = sum(bool(row["why"]) for row in groups[name])
+        yield (
+            f"{name:<42} {len(off):>5} {np.median(off):>8.1%} {off.mean():>8.1%} "
+            f"{np.quantile(off, 0.9):>8.1%} {undone:>9}"
+        )
+    parameters = sum(one.number.kind == "fitted" for one in fitted())
+    yield f"{parameters} numbers were fitted (experiments/measured/README.md says to which rows)"
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """All or nothing."""
+    half = path.with_name(path.name + ".part")
+    try:
+        with half.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(half, path)
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot be written ({error})") from error
+
+
+def main() -> None:
+    """See the module."""
+    rows = validate(CASES.value)
+    write(Path(OUT.value), rows)
+    print("\n".join(summary(rows)))
+    print(f"rows are in {OUT.value}")
+
+
+if __name__ == "__main__":
+    launch(main)
