@@ -2,7 +2,8 @@
 
 One decode step of the layers alone (hidden state in, hidden state out, one token, a short cache),
 so that the weights grow from well inside the last-level cache to far beyond it. For each size the
-placements take turns, and each becomes one row.
+placements take turns, and each becomes one row. Beside each measured time stands what `emu.predict`
+says of it (`experiments.cliff_prediction`).
 """
 
 import dataclasses
@@ -16,7 +17,15 @@ import jax.numpy as jnp
 import emu
 from emu.chips import Mechanism
 from emu.report import Report
-from experiments import cliff_report, cliff_summary, cliff_tables, placements
+from experiments import (
+    cliff_prediction,
+    cliff_report,
+    cliff_sizes,
+    cliff_summary,
+    cliff_tables,
+    placements,
+)
+from experiments.cliff_sizes import Size, config_of, weights_of
 from experiments.errors import ExperimentError
 from experiments.placements import Rules
 from experiments.progress import progress
@@ -46,12 +55,14 @@ class Settings:
     model: str
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8")
     layers: tuple[int, ...] = ()
+    thin: tuple[int, ...] = ()
     placements: tuple[str, ...] = ("on-chip", "off-chip")
     rules: Rules = ()
     pair: str = "rotation"
     context: int = 32
     rounds: int = 3
     samples: int = 30
+    fresh_host: bool = False
 
     def __post_init__(self) -> None:
         placements.check(self.placements, self.rules, self.pair)
@@ -59,8 +70,9 @@ class Settings:
         for name in ("context", "rounds", "samples"):
             if getattr(self, name) < 1:
                 raise ExperimentError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if len(set(self.layers)) < len(self.layers):
-            raise ExperimentError(f"a number of layers is named twice: {self.layers}")
+        for name, counts in (("layers", self.layers), ("thin layers", self.thin)):
+            if len(set(counts)) < len(counts):
+                raise ExperimentError(f"a number of {name} is named twice: {counts}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +80,7 @@ class Measurement:
     """One row to be."""
 
     dtype: str
-    layers: int
+    size: Size
     placement: str
     key: str
 
@@ -82,19 +94,10 @@ def check_dtypes(dtypes: Sequence[str]) -> None:
         raise ExperimentError(f"name each dtype once: {', '.join(DTYPES)}")
 
 
-def ladder(layers: int) -> tuple[int, ...]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and all: about √2 from one to the next."""
-    steps = sorted({1, 2, 3} | {n << k for k in range(1, 12) for n in (2, 3)})
-    return (*[n for n in steps if n < layers], layers)
-
-
 def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
     """Every row that the settings ask for, of this model."""
     config, of = checkpoint.config, origin(checkpoint)
-    layers = config.layers
-    for count in settings.layers:
-        if not 1 <= count <= layers:
-            raise ExperimentError(f"{settings.model} has 1 to {layers} layers, not {count}")
+    sizes = cliff_sizes.sizes(settings.model, config, settings.layers, settings.thin)
     if settings.context > config.max_context:
         raise ExperimentError(
             f"config.context is {settings.context}, and the context of {settings.model} is at most "
@@ -110,21 +113,21 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
     return tuple(
         Measurement(
             dtype=dtype,
-            layers=count,
+            size=size,
             placement=name,
             key=key(
                 NAME,
                 of,
                 dtype=dtype,
-                layers=count,
+                layers=size.name,
                 placement=settings.rules if name == "rules" else name,
                 **common,
             ),
         )
         for dtype in settings.dtypes
-        for count in (settings.layers or ladder(layers))
+        for size in sizes
         for name in settings.placements
-        if placements.applies(name, count)
+        if placements.applies(name, size.count)
     )
 
 
@@ -139,15 +142,15 @@ def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
     todo = [m for m in wanted if m.key not in results]
     if todo:
         tell_redone(results, (m.key for m in todo))
-        chip = emu.host(pair=cast(Mechanism, settings.pair))
+        chip = emu.host(refresh=settings.fresh_host, pair=cast(Mechanism, settings.pair))
         with progress(len(todo), "residency sweep", "row") as bar:
             for dtype in dict.fromkeys(m.dtype for m in todo):
-                sizes = dict.fromkeys(m.layers for m in todo if m.dtype == dtype)
-                weights = load_weights(checkpoint, dtype, layers=max(sizes))
-                for count in sizes:
-                    group = [m for m in todo if (m.dtype, m.layers) == (dtype, count)]
-                    config = dataclasses.replace(checkpoint.config, layers=count)
-                    part = {"layers": {i: weights["layers"][i] for i in range(count)}}
+                sizes = dict.fromkeys(m.size for m in todo if m.dtype == dtype)
+                weights = load_weights(checkpoint, dtype, layers=max(s.count for s in sizes))
+                for size in sizes:
+                    group = [m for m in todo if (m.dtype, m.size) == (dtype, size)]
+                    config = config_of(checkpoint.config, size)
+                    part = weights_of(weights, config, dtype, size)
                     measured = _measure(settings, config, chip, part, group)
                     for m in group:
                         results.append(row(m.key, NAME, settings, measured[m.placement]))
@@ -196,6 +199,9 @@ def _measure(
     hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
 
     step = _step(config)  # one program for all placements
+    cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+    work = cliff_prediction.traced(step, weights, cache, hidden)
+    host = cliff_prediction.host_facts(chip, group[0].dtype)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -209,6 +215,14 @@ def _measure(
         )
         realized = emu.realize(step, placement, weights)
         facts[m.placement] |= {"copies": realized.copies, "notes": list(realized.notes)}
+        predicted = cliff_prediction.predicted(
+            work, chip, m.placement, layers=config.layers, rules=settings.rules
+        )
+        facts[m.placement] |= {
+            "predicted_s": float(predicted.seconds),
+            "predicted_breakdown_s": {k: float(v) for k, v in predicted.breakdown.items()},
+            "host": host,
+        }
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
         calls[m.placement] = _stepping(realized, cache, hidden)
     calls[REST] = _rest(config, group[0].dtype, settings.context)
@@ -219,13 +233,17 @@ def _measure(
         m.placement: {
             "model": settings.model,
             "dtype": m.dtype,
-            "layers": m.layers,
+            "layers": m.size.layers,
+            "layer_count": m.size.count,
             **facts[m.placement],
             "host_on_chip_s": rest_s + sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
             "host_off_chip_s": rest_s + sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
             "rest_s": rest_s,
             "steps_per_sample": burst,
             "latency": dataclasses.asdict(latencies[m.placement]),
+            "prediction_error": (
+                facts[m.placement]["predicted_s"] / latencies[m.placement].median_s - 1
+            ),
         }
         for m in group
     }

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from emu.report import Figure, Panel, Series
+from experiments import cliff_errors
 from experiments import cliff_summary as summary
 from experiments.cliff_summary import Point, dtypes
 from experiments.wording import figures, gb_per_s, listed, mb
 
 
 def answer(points: Sequence[Point]) -> tuple[str, ...]:
-    """How much faster on chip, and where that ends, in two or three sentences."""
+    """How much faster on chip, and where that ends, in a few sentences."""
     if not points:
         return ("Nothing has been measured yet.",)
     on_chip, off_chip = points[0].on_chip, points[0].off_chip
@@ -41,6 +42,7 @@ def answer(points: Sequence[Point]) -> tuple[str, ...]:
         *sentences,
         f"The cliff, where half of the advantage is gone, lies {listed(cliffs)}; this process "
         f"can use {capacity} MB of {on_chip}.",
+        *cliff_errors.sentence(points),
     )
 
 
@@ -53,9 +55,9 @@ def figure(points: Sequence[Point], name: str = "cliff") -> Figure:
         title="One decode step of the first layers of the model, by where its weights live",
         panels=tuple(panels),
         columns=max(1, len(panels) // 2),
-        note="Medians with whiskers from p10 to p90. Dashed: the same products, one after the "
-        "other, as emu.host() measured them, plus the rest of a step. Dotted: the capacity that "
-        "this process has.",
+        note="Medians with whiskers from p10 to p90. Dashed: what emu.predict says of the same "
+        "step on emu.host(), whose numbers are of no model. Dotted: the capacity that this process "
+        "has.",
     )
 
 
@@ -86,7 +88,7 @@ def _cliff_words(points: Sequence[Point], dtype: str) -> str:
 
 
 def _panel(points: Sequence[Point], dtype: str, *, speed: bool) -> Panel:
-    def height(weight_bytes: float, seconds: float, layers: int) -> float:
+    def height(weight_bytes: float, seconds: float, layers: float) -> float:
         return weight_bytes / seconds / 1e9 if speed else seconds / layers * 1e6
 
     series = []
@@ -104,29 +106,28 @@ def _panel(points: Sequence[Point], dtype: str, *, speed: bool) -> Panel:
                 style="line" if placement in ("on-chip", "off-chip") else "points",
             )
         )
-    line = summary.curve(points, dtype, "off-chip") or summary.curve(points, dtype, "on-chip")
-    for name, like, seconds in (
-        ("on_chip", "on-chip", [p.host_on_chip_s for p in line]),
-        ("off_chip", "off-chip", [p.host_off_chip_s for p in line]),
-    ):
+    for placement in ("on-chip", "off-chip"):
+        line = [p for p in summary.curve(points, dtype, placement) if p.predicted_s is not None]
         if line:
             series.append(
                 Series(
-                    label=f"{getattr(line[0], name)} by emu.host()",
+                    label=f"{placement}, predicted",
                     x=tuple(p.weight_bytes / 1e6 for p in line),
                     y=tuple(
-                        height(p.weight_bytes, s, p.layers)
-                        for p, s in zip(line, seconds, strict=True)
+                        height(p.weight_bytes, p.predicted_s, p.layers)
+                        for p in line
+                        if p.predicted_s is not None
                     ),
                     style="dashed",
-                    like=like,
+                    like=placement,
                 )
             )
+    first = [p for p in points if p.dtype == dtype][:1]
     return Panel(
         title=dtype,
         x_label="weights, MB",
         y_label="GB/s" if speed else "µs per layer",
         series=tuple(series),
-        marks=tuple((p.capacity_bytes / 1e6, p.on_chip) for p in line[:1]),
+        marks=tuple((p.capacity_bytes / 1e6, p.on_chip) for p in first),
         log_x=True,
     )

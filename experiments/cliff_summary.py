@@ -24,7 +24,7 @@ class Point:
     """One row: a model of so many layers, in one dtype, in one placement."""
 
     dtype: str
-    layers: int
+    layers: float  # whole layers' worth: thin ones are parts of one
     placement: str
     on_chip: str  # the names of the two memories
     off_chip: str
@@ -45,11 +45,20 @@ class Point:
     one_memory: bool  # a CPU's memory kinds: both names are of the same memory
     host_on_chip_s: float  # its products, as emu.host() measured them, and the rest of a step
     host_off_chip_s: float
+    layer_count: int = 0  # whole or thin ones; 0: as many as `layers`
+    predicted_s: float | None = None  # by `emu.predict`; None in rows of before it was recorded
+    host: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what that was made from
 
     @property
     def bytes_per_s(self) -> float:
         """Weight bytes over the median."""
         return self.weight_bytes / self.seconds
+
+    @property
+    def half_layers(self) -> float:
+        """Whole layers' worth of the first half of the layers, rounded down."""
+        count = self.layer_count or int(self.layers)
+        return self.layers / count * (count // 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +111,9 @@ def point(row: Row) -> Point:
         disturbed=latency["disturbed_count"],
         is_disturbed=latency["disturbed"],
         metered=latency["metered"],
+        layer_count=m.get("layer_count", 0),
+        predicted_s=m.get("predicted_s"),
+        host=m.get("host", {}),
         one_memory=m["pair"] == "memory-kind" and row["machine"]["backend"] == "cpu",
     )
 
@@ -191,7 +203,7 @@ def cliff_bytes(found: Sequence[tuple[Point, Point]]) -> float | None:
     return math.inf
 
 
-Measured = Mapping[tuple[str, int, str], Point]  # by dtype, layers and placement
+Measured = Mapping[tuple[str, float, str], Point]  # by dtype, layers and placement
 
 
 def mixed(points: Iterable[Point]) -> list[Mixed]:
@@ -210,9 +222,10 @@ def mixed(points: Iterable[Point]) -> list[Mixed]:
 
 def _halves(p: Point, measured: Measured) -> tuple[float, float] | None:
     """Seconds of the first half of the layers alone on chip, and of the others alone off chip."""
-    hot_layers = p.layers // 2
+    hot_layers = p.half_layers
     cold_layers = p.layers - hot_layers
-    hot = measured.get((p.dtype, hot_layers, "on-chip"))
+    on_chip = [q for q in measured.values() if (q.dtype, q.placement) == (p.dtype, "on-chip")]
+    hot = next((q for q in on_chip if math.isclose(q.layers, hot_layers)), None)
     off_chip = [q for q in measured.values() if (q.dtype, q.placement) == (p.dtype, "off-chip")]
     if hot is None or not off_chip:
         return None

@@ -3,17 +3,25 @@
 from collections.abc import Sequence
 
 from emu.report import Table
+from experiments import cliff_errors
 from experiments import cliff_summary as summary
 from experiments.cliff_summary import Point, dtypes
 from experiments.wording import figures, gb_per_s, mb, us
 
 
 def tables(points: Sequence[Point]) -> tuple[Table, ...]:
-    """On chip against off chip by size, mixed against hot plus cold, and every row.
+    """By size, mixed against hot plus cold, predictions, what those were made from, every row.
 
     A comparison that nothing was measured for is left out.
     """
-    found = (_pairs_table(points), _mixed_table(points), _rows_table(points))
+    found = (
+        _pairs_table(points),
+        _mixed_table(points),
+        cliff_errors.errors_table(points),
+        cliff_errors.host_table(points),
+        _rows_table(points),
+        cliff_errors.rows_table(points),
+    )
     return tuple(table for table in found if table.rows)
 
 
@@ -24,7 +32,7 @@ def _pairs_table(points: Sequence[Point]) -> Table:
             rows.append(
                 (
                     dtype,
-                    str(on.layers),
+                    f"{on.layers:.3g}",
                     mb(on.weight_bytes),
                     "no" if on.excess_bytes else "yes",
                     us(on.seconds / on.layers),
@@ -55,7 +63,8 @@ def _pairs_table(points: Sequence[Point]) -> Table:
             "disturbed",
         ),
         rows=tuple(rows),
-        note="Medians of one decode step of the layers alone; a sample of a short one is the mean "
+        note="Medians of one decode step of the layers alone, thin ones (parts of a layer, by "
+        "key-value heads) counted as parts; a sample of a short one is the mean "
         "of several, enqueued without waiting. on/host and off/host: measured time "
         "over that of the same products, as emu.host() measured them from that memory one after "
         "the other, plus the rest of a step, measured on layers with next to no weights. "
@@ -71,7 +80,7 @@ def _mixed_table(points: Sequence[Point]) -> Table:
         rows.append(
             (
                 p.dtype,
-                str(p.layers),
+                f"{p.layers:.3g}",
                 p.placement,
                 mb(p.on_chip_bytes),
                 mb(p.weight_bytes - p.on_chip_bytes),
@@ -125,7 +134,7 @@ def _rows_table(points: Sequence[Point]) -> Table:
         rows=tuple(
             (
                 p.dtype,
-                str(p.layers),
+                f"{p.layers:.3g}",
                 p.placement,
                 mb(p.weight_bytes),
                 *(us(s) for s in (p.seconds, p.p10_s, p.p90_s, p.p99_s, p.p99_all_s)),

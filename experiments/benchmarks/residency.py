@@ -1,6 +1,7 @@
 """On chip against off chip, and both against what `emu.host()` measured, on the smallest sizes.
 
-The residency sweep itself, on one, two and four layers, in a folder of its own that is thrown away.
+The residency sweep itself, on one, two and four layers and on thin ones that are less than a layer,
+in a folder of its own that is thrown away.
 """
 
 import tempfile
@@ -15,12 +16,15 @@ from experiments.cliff_summary import Point
 from experiments.results import ResultsFile
 
 LAYERS = (1, 2, 4)
+THIN = (1, 2)
 PLACEMENTS = ("on-chip", "off-chip", "half-on-chip")
 
 
 def measured(model: str, dtypes: tuple[str, ...]) -> list[Point]:
     """The sweep's points for all dtypes, sizes and placements."""
-    settings = cliff.Settings(model=model, dtypes=dtypes, layers=LAYERS, placements=PLACEMENTS)
+    settings = cliff.Settings(
+        model=model, dtypes=dtypes, layers=LAYERS, thin=THIN, placements=PLACEMENTS
+    )
     with tempfile.TemporaryDirectory() as folder, ResultsFile(Path(folder)) as results:
         cliff.run(settings, results)
         return [cliff_summary.point(row) for row in results.rows]
@@ -30,27 +34,26 @@ def rows(points: list[Point]) -> Iterator[dict[str, Any]]:
     """The advantage on chip, the host's figures, and mixed placements against their parts."""
     at = {(p.dtype, p.layers, p.placement): p for p in points}
     for dtype in dict.fromkeys(p.dtype for p in points):
-        fitting = [n for n in LAYERS if not at[dtype, n, "on-chip"].excess_bytes]
+        layers = sorted({p.layers for p in points if p.dtype == dtype})
+        fitting = [n for n in layers if not at[dtype, n, "on-chip"].excess_bytes]
         if not fitting:
             continue
         on, off = at[dtype, fitting[-1], "on-chip"], at[dtype, fitting[-1], "off-chip"]
         yield _row(f"on_chip_vs_off_chip_{dtype}", [(on, off.seconds)])
         pairs = [at[dtype, n, "on-chip"] for n in fitting]
         yield _row(f"on_chip_vs_host_{dtype}", [(p, p.host_on_chip_s) for p in pairs])
-        pairs = [at[dtype, n, "off-chip"] for n in LAYERS]
+        pairs = [at[dtype, n, "off-chip"] for n in layers]
         yield _row(f"off_chip_vs_host_{dtype}", [(p, p.host_off_chip_s) for p in pairs])
-        halves = [
-            (
-                at[dtype, n, "half-on-chip"],
-                at[dtype, n // 2, "on-chip"],
-                at[dtype, n // 2, "off-chip"],
-            )
-            for n in LAYERS[1:]
-            if n in fitting  # else the cold half pushes the hot one out
+        mixed = [
+            m
+            for m in cliff_summary.mixed(p for p in points if p.dtype == dtype)
+            if not m.past_the_cache  # else the cold half pushes the hot one out
         ]
-        if halves:
-            parts = [(mixed, hot.seconds + cold.seconds) for mixed, hot, cold in halves]
+        if mixed:
+            parts = [(m.point, m.hot_s + m.cold_s) for m in mixed]
             yield _row(f"mixed_vs_hot_plus_cold_{dtype}", parts)
+        predicted = [(p, p.predicted_s) for p in points if p.dtype == dtype and p.predicted_s]
+        yield _row(f"measured_vs_predicted_{dtype}", predicted)
 
 
 def _row(name: str, pairs: list[tuple[Point, float]]) -> dict[str, Any]:

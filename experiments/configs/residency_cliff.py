@@ -18,10 +18,12 @@ def get_config() -> ConfigDict:
     config.model = "smollm2-135m-instruct"  # a name, a path, or hf:owner/name
     config.dtypes = ("float32", "bfloat16", "int8")
     config.layers = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30)  # sizes; () is a ladder to all
+    config.thin = (1, 2)  # smaller sizes: so many layers of one key-value head each
     config.placements = ("on-chip", "off-chip", "attention-on-chip", "half-on-chip")
     config.rules = ()  # (pattern, memory) pairs: what the placement "rules" means
     config.pair = "rotation"  # or "memory-kind": JAX's device against pinned_host
     config.context = 32  # slots in the KV cache
     config.rounds = 5  # the placements take turns, so that drift favours none
     config.samples = 40  # decode steps per placement and round
+    config.fresh_host = True  # measure the machine again: predictions from the same hour
     return config

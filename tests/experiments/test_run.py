@@ -18,6 +18,7 @@ import pytest
 import emu
 from emu import host_file
 from emu.machine import machine
+from emu.probe import Probed
 from experiments.results import PARTS
 
 NOTEBOOK = Path("experiments/notebooks/results.ipynb").resolve()
@@ -26,6 +27,8 @@ CLIFF = [
     "--config=experiments/configs/residency_cliff.py",
     f"--config.model={MODEL}",
     "--config.layers=()",
+    "--config.thin=()",
+    "--config.fresh_host=False",
     "--config.rounds=1",
     "--config.samples=2",
 ]
@@ -46,15 +49,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        host_file.write(machine(), made_up_host(), 0.0)
+        host_file.write(machine(), made_up_host())
     return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
 
 
-def made_up_host() -> emu.Chip:
-    def memory(name: str, placement: Any, mechanism: Any, capacity_bytes: float) -> emu.Memory:
-        def number(value: float) -> emu.Sourced:
-            return emu.Sourced(value=value, source="made up for a test", kind="assumed")
+def made_up_host() -> Probed:
+    def number(value: float) -> emu.Sourced:
+        return emu.Sourced(value=value, source="made up for a test", kind="assumed")
 
+    def memory(name: str, placement: Any, mechanism: Any, capacity_bytes: float) -> emu.Memory:
         return emu.Memory(
             name=name,
             placement=placement,
@@ -64,7 +67,7 @@ def made_up_host() -> emu.Chip:
             latency_s=number(1e-6),
         )
 
-    return emu.Chip(
+    chip = emu.Chip(
         name="host",
         vendor="nobody",
         memories=(
@@ -73,6 +76,10 @@ def made_up_host() -> emu.Chip:
             memory("device", "on-chip", "memory-kind", 1e10),
             memory("pinned_host", "off-chip", "memory-kind", 1e10),
         ),
+        peak_flops_per_s={"float32": number(1e11)},
+    )
+    return Probed(
+        chip=chip, per_step_s=number(1e-5), per_kernel_s=number(2e-6), disturbed_share=0.0
     )
 
 
@@ -138,10 +145,16 @@ def test_cliff_measures_reports_and_goes_on(run: Run, tmp_path: Path) -> None:
         assert 0 < latency["p10_s"] <= latency["median_s"] <= latency["p90_s"] <= latency["p99_s"]
         assert latency["count"] >= 2
         assert row["machine"]["backend"] == "cpu"
+        # A step, 10 µs, and its kernels of 2 µs each take at least as much.
+        assert row["measured"]["predicted_s"] > 12e-6
+        error = row["measured"]["predicted_s"] / latency["median_s"] - 1
+        assert row["measured"]["prediction_error"] == pytest.approx(error)
         assert row["versions"]["jax"]
         assert set(row["git"]) == {"commit", "dirty"}
         assert row["config"]["model"] == MODEL
     assert "Weights in llc against weights in dram" in done.stdout
+    assert "What emu.host() measured of this machine" in done.stdout
+    assert "Measured against what emu.predict says of emu.host()" in done.stdout
     assert str(tmp_path / "report.html") in done.stdout
     page = (tmp_path / "report.html").read_text()
     assert "llc against dram by rotation" in page

@@ -1,7 +1,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import cliff, decode_latency, placements
+from experiments import cliff, cliff_sizes, decode_latency, placements
 from experiments.errors import ExperimentError
 from experiments.run import EXPERIMENTS, chosen
 from experiments.turns import by_turns
@@ -39,9 +39,9 @@ def test_sizes_are_checked() -> None:
 
 
 def test_the_ladder_goes_to_all_layers() -> None:
-    assert cliff.ladder(1) == (1,)
-    assert cliff.ladder(2) == (1, 2)
-    assert cliff.ladder(30) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 30)
+    assert cliff_sizes.ladder(1) == (1,)
+    assert cliff_sizes.ladder(2) == (1, 2)
+    assert cliff_sizes.ladder(30) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 30)
 
 
 def test_named_placements_are_rules() -> None:

@@ -1,0 +1,74 @@
+"""What `emu.predict` says of the step that the sweep times, on the machine that times it.
+
+The same function is traced, its weights are placed by the same rules, and the chip and the stack
+are `emu.host()` and `emu.host_stack()`: numbers that were measured on reads and kernels of no
+model. Nothing of the sweep goes into it. The KV cache is written in place and read at each step, so
+it is placed on chip.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import emu
+from experiments.placements import Rules, rules_of
+
+Step = Callable[..., Any]
+
+
+def traced(step: Step, weights: Any, cache: Any, hidden: jax.Array) -> emu.Work:
+    """The work of one step of the layers."""
+    return emu.trace(step, weights, cache, hidden, cache=1)
+
+
+def predicted(
+    work: emu.Work, chip: emu.Chip, name: str, *, layers: int, rules: Rules
+) -> emu.Timeline:
+    """The step with its weights placed as a name says, over the edge if need be.
+
+    Args:
+      work: from `traced`.
+      chip: from `emu.host`, with the two memories of a pair.
+      name: of the placement.
+      layers: how many the weights have.
+      rules: what the placement "rules" means.
+    """
+    system = emu.System(chip, stack=emu.host_stack())
+    of_weights = rules_of(name, layers, rules)
+    if name == "fit":  # a policy that has to see the weights alone
+        placed = emu.place(
+            emu.Work(leaves=tuple(leaf for leaf in work.leaves if leaf.kind == "weights")),
+            system,
+            name,
+            allow_overflow=True,
+        )
+        of_weights = tuple((part.leaf.path, part.memory) for part in placed.residencies)
+    elif isinstance(of_weights, str):
+        of_weights = (("**", of_weights),)
+    placement = emu.place(work, system, (("cache/**", "on-chip"), *of_weights), allow_overflow=True)
+    return emu.predict(work, system, placement)
+
+
+def host_facts(chip: emu.Chip, dtype: str) -> dict[str, Any]:
+    """What a prediction in one dtype was made from, for the record."""
+    stack = emu.host_stack()
+    return {
+        "per_step_s": stack.per_step_s.value,
+        "per_kernel_s": stack.per_kernel_s.value,
+        "memories": [
+            {
+                "name": memory.name,
+                "capacity_bytes": memory.capacity_bytes.value,
+                "gone_bytes": memory.capacity_bytes.high,
+                "bandwidth_bytes_per_s": memory.bandwidth_bytes_per_s.value,
+                "read_bytes": [n for curve in _curves(memory, dtype) for n in curve.read_bytes],
+                "bytes_per_s": [n for curve in _curves(memory, dtype) for n in curve.bytes_per_s],
+            }
+            for memory in chip.memories
+        ],
+    }
+
+
+def _curves(memory: emu.Memory, dtype: str) -> list[emu.Curve]:
+    return [curve for curve in memory.curves if curve.dtype == dtype]
