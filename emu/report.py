@@ -23,6 +23,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
 
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # so that no series is told by its hue alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line or cloud of points; series with the same label share a colour in all panels.
+    """One line or cloud of points; the same label has the same colour and marker in all panels.
 
     `like` is the label of the series whose colour this one takes instead.
     """
@@ -121,15 +122,25 @@ def page(report: Report) -> str:
 
 def png(figure: Figure) -> bytes:
     """One figure as a PNG."""
+    out = io.BytesIO()
+    drawn(figure).savefig(out, format="png")
+    return out.getvalue()
+
+
+def drawn(figure: Figure) -> Canvas:
+    """One figure as matplotlib draws it."""
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
     labels = dict.fromkeys(s.like or s.label for panel in figure.panels for s in panel.series)
-    colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(labels)}
+    looks = {
+        label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        for i, label in enumerate(labels)
+    }
     shown: dict[str, Artist] = {}
     for number, panel in enumerate(figure.panels, start=1):
         axes = canvas.add_subplot(rows, columns, number)
-        _draw(axes, panel, colours)
+        _draw(axes, panel, looks)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(str(label), handle)
     canvas.suptitle(figure.title, fontsize=12)
@@ -142,9 +153,7 @@ def png(figure: Figure) -> bytes:
             fontsize=8,
             frameon=False,
         )
-    out = io.BytesIO()
-    canvas.savefig(out, format="png")
-    return out.getvalue()
+    return canvas
 
 
 def save(report: Report, folder: Path) -> tuple[Path, ...]:
@@ -154,7 +163,7 @@ def save(report: Report, folder: Path) -> tuple[Path, ...]:
     return tuple(_replace(folder / name, data) for name, data in files.items())
 
 
-def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
+def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel(panel.x_label, fontsize=9)
     axes.set_ylabel(panel.y_label, fontsize=9)
@@ -163,16 +172,17 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
     axes.set_xscale("log" if panel.log_x else "linear")
     axes.set_yscale("log" if panel.log_y else "linear")
     if panel.log_x:
+        _span_x(axes, panel)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
         axes.xaxis.set_minor_formatter(NullFormatter())
     for series in panel.series:
-        colour = colours[series.like or series.label]
+        colour, own_marker = looks[series.like or series.label]
         if series.low:
             axes.vlines(series.x, series.low, series.high, color=colour, alpha=0.35, linewidth=1.5)
         line, marker, faint = {
-            "line": ("-", "o", 1.0),
-            "points": ("", "o", 0.75),
+            "line": ("-", own_marker, 1.0),
+            "points": ("", own_marker, 0.75),
             "dashed": ("--", "", 0.8),
         }[series.style]
         axes.plot(
@@ -180,7 +190,7 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
             series.y,
             linestyle=line,
             marker=marker,
-            markersize=4,
+            markersize=4.5,
             linewidth=1.5,
             color=colour,
             alpha=faint,
@@ -200,6 +210,15 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
             color="#444444",
             va="top",
         )
+
+
+def _span_x(axes: Axes, panel: Panel) -> None:
+    """Limits of a logarithmic axis, which matplotlib cannot choose where all is at one place."""
+    places = [x for series in panel.series for x in series.x] + [x for x, _ in panel.marks]
+    if places:
+        low, high = min(places), max(places)
+        margin = max((high / low) ** 0.05, 1.5 if low == high else 1.0)
+        axes.set_xlim(low / margin, high * margin)
 
 
 def _table_lines(table: Table, width: int) -> list[str]:

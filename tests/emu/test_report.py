@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from emu.report import Figure, Panel, Report, Series, Table, page, png, save, text
+from emu.report import Figure, Panel, Report, Series, Table, drawn, page, png, save, text
 
 TABLE = Table(
     title="Time per token",
@@ -84,6 +84,49 @@ def test_png_draws_what_it_is_given() -> None:
     drawn = png(FIGURE)
     assert drawn.startswith(b"\x89PNG")
     assert drawn != png(Figure(name="cliff", title="The cliff", panels=FIGURE.panels[1:]))
+
+
+@pytest.mark.parametrize("places", [(), (14.2,), (14.2, 14.2)])
+@pytest.mark.parametrize("mark", [14.2, 20.0, 1e-3, None])
+def test_a_sweep_of_one_size_is_drawn_without_a_warning(
+    places: tuple[float, ...], mark: float | None
+) -> None:
+    # Any warning is an error in these tests.
+    panel = Panel(
+        title="float32",
+        x_label="MB",
+        y_label="GB/s",
+        log_x=True,
+        series=tuple(
+            Series(label=label, x=places, y=tuple(9.0 for _ in places), style=style)
+            for label, style in (("on-chip", "line"), ("mixed", "points"), ("host", "dashed"))
+        ),
+        marks=() if mark is None else ((mark, "llc"),),
+    )
+    canvas = drawn(Figure(name="cliff", title="The cliff", panels=(panel,)))
+    canvas.draw_without_rendering()  # ticks and layout too
+    low, high = canvas.axes[0].get_xlim()
+    for x in (*places, *([] if mark is None else [mark])):
+        assert low < x < high
+
+
+def test_series_differ_by_more_than_their_hue() -> None:
+    labels = [f"{dtype}, {where}" for dtype in ("float32", "int8") for where in ("on", "off")]
+    panels = tuple(
+        Panel(
+            title=title,
+            x_label="tokens",
+            y_label="ms",
+            series=tuple(Series(label=n, x=(1, 2), y=(1, 2), style="points") for n in order),
+        )
+        for title, order in (("TTFT", labels), ("TPOT", labels[::-1]))
+    )
+    first, second = (
+        {line.get_label(): line.get_marker() for line in axes.get_lines()}
+        for axes in drawn(Figure(name="humaneval", title="", panels=panels)).axes
+    )
+    assert len(set(first.values())) == len(labels)
+    assert first == second
 
 
 def test_save_replaces_whole_files(tmp_path: Path) -> None:
