@@ -60,9 +60,9 @@ endif
 	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Touches the stamp itself, and only where there is a compiler: one installed later is found.
 %/products: %/ready $(PRODUCTS)
-	@$*/bin/python -m kernels.build
-	@touch $@
+	@$*/bin/python -m kernels.build $@
 
 # The page of the catalogue: run it after a change in emu/catalogue/.
 chips-table: setup

@@ -1,7 +1,9 @@
 """Ordered rules over key paths: the first that matches decides.
 
 The rules are total: a leaf (or a row of a stacked leaf) without a rule is an error, and so is a
-rule that matches nothing, since either makes a placement that nobody meant.
+rule that decides nothing, because it matches no leaf or because earlier rules took all that it
+matches, since each makes a placement that nobody meant. Only a closing `**` may find nothing left:
+it is there for what the rules before it forgot.
 """
 
 import dataclasses
@@ -64,6 +66,7 @@ def assign(rules: Sequence[Rule], leaves: Sequence[Leaf]) -> tuple[Share, ...]:
             f"no rule covers {', '.join(uncovered[:3])}{more}: end the rules with "
             "('**', 'off-chip') to place all the rest"
         )
+    _each_decides(rules, found, {share.rule for share in shares})
     return tuple(shares)
 
 
@@ -93,6 +96,30 @@ def _each_matches(
                 f"rule {rule.pattern!r} indexes leaves whose leading axes differ ({listed}): "
                 "write a rule for each"
             )
+
+
+def _each_decides(
+    rules: Sequence[Rule], found: Sequence[Sequence[Match | None]], deciding: set[int]
+) -> None:
+    for at, rule in enumerate(rules):
+        if at in deciding:
+            continue
+        before = [
+            earlier
+            for number, earlier in enumerate(rules[:at])
+            if number in deciding
+            and any(m[at] is not None and m[number] is not None for m in found)
+        ]
+        catches_all = rule.pattern.strip("/") == "**"
+        if catches_all and at == len(rules) - 1 and all(b.pattern != rule.pattern for b in before):
+            continue
+        listed = ", ".join(f"{b.pattern!r} -> {b.memory!r}" for b in before[:3])
+        more = f" and {len(before) - 3} more" if len(before) > 3 else ""
+        raise EmuError(
+            f"rule {rule.pattern!r} -> {rule.memory!r} decides nothing: all that it matches is "
+            f"taken by {listed}{more} before it; the first match wins, so put the narrower rule "
+            "first, or take one out"
+        )
 
 
 def _shares(leaf: Leaf, matches: Sequence[Match | None]) -> tuple[list[Share], list[range]]:

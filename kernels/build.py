@@ -1,10 +1,15 @@
-"""Compile the native products for this machine: `python -m kernels.build`."""
+"""Compile the native products for this machine: `python -m kernels.build [STAMP]`.
+
+STAMP is a file to touch when they are there, for make: where they could not be built it is left
+alone, so that the next `make` tries again.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -50,10 +55,12 @@ def build() -> Path:
     return target
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Build and say what happened; without a compiler everything still works, slower."""
     try:
         print(f"kernels: native products in {build()}")
+        for stamp in arguments:
+            Path(stamp).touch()
     except BuildError as error:
         print(
             f"kernels: native products not built: {error}; "
@@ -64,4 +71,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

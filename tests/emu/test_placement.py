@@ -205,6 +205,27 @@ def test_a_rule_that_matches_nothing_is_named_with_the_nearest_path():
         place(listed(), system(), [("layers/*/mpl/**", "sram"), ("**", "hbm")])
 
 
+def test_a_rule_that_comes_too_late_is_named_with_those_before_it():
+    late = [("layers/**", "hbm"), ("layers/*/mlp/**", "sram"), ("**", "hbm")]
+    with pytest.raises(
+        EmuError,
+        match=r"rule 'layers/\*/mlp/\*\*' -> 'sram' decides nothing: all that it matches is taken "
+        r"by 'layers/\*\*' -> 'hbm' before it; the first match wins",
+    ):
+        place(listed(), system(), late)
+    place(listed(), system(), [late[1], late[0], late[2]])
+    halves = [("layers[:20]/**", "hbm"), ("layers[20:]/**", "hbm")]
+    with pytest.raises(EmuError, match=r"'layers/\*\*' .* by 'layers\[:20\].*, 'layers\[20:\]"):
+        place(stacked(), system(), [*halves, ("layers/**", "sram"), ("**", "hbm")])
+    with pytest.raises(EmuError, match=r"rule '\*\*' -> 'sram' decides nothing"):
+        place(listed(), system(), [("**", "hbm"), ("**", "sram")])
+
+
+def test_a_closing_catch_all_may_find_nothing_left():
+    rules = [("layers/**", "hbm"), ("*/*", "hbm"), ("**", "sram")]
+    assert place(listed(), system(), rules).bytes_by_memory["sram"] == 0
+
+
 def test_unknown_memories_and_policies_and_malformed_rules_are_refused():
     with pytest.raises(EmuError, match=r"no memory 'vram': it has sram \(on-chip\), hbm"):
         place(listed(), system(), [("**", "vram")])
