@@ -7,10 +7,12 @@ and checked there at each use; after that nothing reaches the network.
     python -m models.named smollm2-135m-instruct     # fetches if need be, prints the path
 """
 
+import argparse
 import difflib
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from models.checked import check_file
 from models.errors import ModelError
@@ -113,10 +115,37 @@ def _is_there(path: str) -> bool:
         raise ModelError(f"{path}: cannot be looked at: {error}") from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are one line, as everything else that is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help tells what can be asked for\n")
+
+
 def main(arguments: list[str]) -> int:
     """Prints where each named model's files lie, fetching them first; 1 if one cannot be had."""
+    known = "\n".join(
+        f"  {name:<30}{published.size_bytes / 1e6:6.0f} MB  {published.file_name}"
+        for name, published in NAMED_MODELS.items()
+    )
+    parser = _Parser(
+        prog="python -m models.named",
+        description="Prints where a model's files lie; one that is known by name is fetched first.",
+        epilog=f"models known by name:\n{known}\n\n"
+        "Fetched files are kept in emu/models in $XDG_CACHE_HOME, or else in ~/.cache.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help="a name, a path to a GGUF file or a Hugging Face folder, or hf:owner/name "
+        f"(left out: {DEFAULT_MODEL})",
+    )
+    asked = parser.parse_args(arguments)
     try:
-        for model in arguments or [DEFAULT_MODEL]:
+        for model in asked.models or [DEFAULT_MODEL]:
             print(resolve(model))
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)

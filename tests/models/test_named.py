@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -349,6 +350,27 @@ def test_the_command_prints_the_path(tiny, capfd):
     assert named.main(["tiny"]) == 0
     printed = capfd.readouterr()
     assert printed.out == f"{named.cache_folder() / 'tiny.gguf'}\n"
+
+
+def test_the_command_helps(capsys):
+    with pytest.raises(SystemExit) as end:
+        named.main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m models.named [-h] [MODEL ...]")
+    for name, published in named.NAMED_MODELS.items():
+        assert re.search(rf"{re.escape(name)} .* MB  {re.escape(published.file_name)}", shown)
+
+
+def test_a_wrong_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        named.main(["--fetch", "smollm2-135m-instruct"])
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "error: unrecognized arguments: --fetch; --help tells what can be asked for\n"
+    )
 
 
 def test_the_command_fails_in_one_line():
