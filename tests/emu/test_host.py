@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import logging
+import re
 import stat
+import subprocess
 import sys
 
 import jax
@@ -16,6 +18,7 @@ from emu import host_file, probe, streams
 from emu.chips import Chip, Curve, Memory, Sourced
 from emu.edge import edge
 from emu.errors import EmuError
+from emu.host import __main__ as command
 from emu.machine import Machine, machine, told_cache_bytes
 from emu.streams import Stream, Timing
 
@@ -349,3 +352,32 @@ def test_a_gpu_has_both_pairs(monkeypatch):
     chip = probe.probe(dataclasses.replace(machine(), platform="gpu", name="H100")).chip
     assert [m.name for m in chip.memories] == ["l2", "hbm", "device", "pinned_host"]
     assert chip.memory("l2").capacity_bytes.kind == "assumed"  # all reads took the same
+
+
+def test_the_command_prints_the_memories_and_refreshes(kept_here, capsys):
+    assert command.main([]) == 0
+    printed = capsys.readouterr()
+    assert "measuring this machine" in printed.err
+    assert re.search(r"llc +on-chip +rotation +[\d.,]+ +[\d.]+\n", printed.out)
+    assert str(host_file.path_of(machine())) in printed.out
+    assert command.main([]) == 0
+    assert capsys.readouterr().err == ""
+    assert len(kept_here) == 1
+    assert command.main(["--refresh"]) == 0
+    assert len(kept_here) == 2
+
+
+def test_the_command_refuses_in_one_line(kept_here, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--refrsh"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unrecognized arguments: --refrsh; --help")
+    assert not kept_here
+
+
+def test_the_command_starts_without_a_warning():
+    line = [sys.executable, "-W", "error", "-m", "emu.host", "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "--refresh" in done.stdout
