@@ -3,8 +3,8 @@
 `emu/serving/fitted.toml` has one `[[number]]` for each: its value, the field that it is, and the
 chips or stacks that have it. What belongs to a chip is shared by all stacks on it, and what belongs
 to software by all chips under it, so that one measured on few says something of the others. A chip
-gets its numbers when the catalogue is read (`kernel_s`, `hbm.achieved_share`: of the memory of that
-name; `link.achieved_share`: of its link to other chips), a stack when `emu.stack` is (`per_step_s`).
+gets its numbers when the catalogue is read (`kernel_s`; `hbm.achieved_share`, of the memory of that
+name; `link.achieved_share`, of its link to other chips), a stack when its file is (`per_step_s`).
 """
 
 import dataclasses
@@ -17,7 +17,19 @@ from emu.chips import Chip, Sourced
 from emu.errors import EmuError
 
 _FILE = "fitted.toml"
-_KEYS = {"name", "field", "chips", "stacks", "value", "low", "high", "kind", "source"}
+_KEYS = {
+    "name",
+    "field",
+    "chips",
+    "stacks",
+    "value",
+    "low",
+    "high",
+    "kind",
+    "source",
+    "prior",
+    "spread",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +39,8 @@ class Fitted:
     name: str
     field: str
     number: Sourced
+    prior: float  # what was taken to be plausible before fitting, and its logarithm's deviation
+    spread: float
     chips: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
 
@@ -45,6 +59,8 @@ def read(text: str) -> tuple[Fitted, ...]:
             Fitted(
                 name=given["name"],
                 field=given["field"],
+                prior=float(given.get("prior", given["value"])),
+                spread=float(given.get("spread", 0.5)),
                 chips=tuple(given.get("chips", ())),
                 stacks=tuple(given.get("stacks", ())),
                 number=Sourced(
@@ -71,24 +87,24 @@ def for_chip(chip: Chip, numbers: tuple[Fitted, ...]) -> Chip:
     return chip
 
 
-def for_stack(name: str, numbers: tuple[Fitted, ...]) -> dict[str, Sourced]:
+def for_stack(name: str, numbers: tuple[Fitted, ...]) -> dict[str, Any]:
     """The numbers of a stack, by field."""
     return {one.field: one.number for one in numbers if name in one.stacks}
 
 
 def _with(chip: Chip, one: Fitted) -> Chip:
     owner, _, field = one.field.rpartition(".")
+    new: dict[str, Any] = {field: one.number}
     if not owner:
-        return dataclasses.replace(chip, **{field: one.number})
+        return dataclasses.replace(chip, **new)
     if owner == "link":
         links = tuple(
-            dataclasses.replace(link, **{field: one.number}) if link.scope == "chips" else link
+            dataclasses.replace(link, **new) if link.scope == "chips" else link
             for link in chip.links
         )
         return dataclasses.replace(chip, links=links)
     if owner not in [memory.name for memory in chip.memories]:
         raise EmuError(f"{_FILE}: {one.name!r}: {chip.name} has no memory {owner!r}")
-    new: dict[str, Any] = {field: one.number}
     memories = tuple(
         dataclasses.replace(memory, **new) if memory.name == owner else memory
         for memory in chip.memories

@@ -72,9 +72,9 @@ def _forget(key: _Key, _: object) -> None:
 
 def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     routed_layers = layers_of_experts(work)
-    if placement.system.software.all_experts:
-        work = with_all_experts(work)
-    if placement.system.ranks is not None:
+    if placement.system.ranks is None:
+        work = with_all_experts(work) if placement.system.software.all_experts else work
+    else:
         work = spread(work, placement.system, placement.splits).work
     of = schedule(work, placement, depth)
     dtypes = {leaf.path: leaf.dtype for leaf in work.leaves}

@@ -425,12 +425,13 @@ def _major_first(
 def _padded(sizes: Sequence[int], degree: int) -> tuple[int, ...] | None:
     """A degree over axes that it does not divide, so that the fullest rank has the least.
 
-    Of equally good ways, the one that splits the major axes more. None: no axis is long enough.
+    Of equally good ways, the one that splits the major axes more. Where there are more ranks than
+    entries, some have nothing but padding. None: there are no axes.
     """
     ways = [
         way
         for way in itertools.product(
-            *([d for d in range(1, n + 1) if not degree % d] for n in sizes)
+            *([d for d in range(1, degree + 1) if not degree % d] for _ in sizes)
         )
         if math.prod(way) == degree
     ]

@@ -1,8 +1,8 @@
 """Published decode figures as questions: what a row of a case file measured, predicted.
 
 A row's figure is milliseconds between two tokens of one user. Its `metric` says what else is in it
-beside decoding: in `latency/n` the prefills of the whole batch, over the tokens that follow; under load
-(`loaded`) those of the other sequences, which are admitted while one is decoded.
+beside decoding: in `latency/n` the prefills of the whole batch, over the tokens that follow; under
+load (`loaded`) those of the other sequences, which are admitted while one is decoded.
 """
 
 import csv
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import emu
 from experiments.errors import ExperimentError
-from experiments.prediction import Part, parts_of, step_seconds, ttft_seconds
+from experiments.prediction import Part, chunk_placed, parts_of, step_seconds, ttft_seconds
 from experiments.question import Question
+from models.errors import ModelError
+from models.zoo import architecture
 
 FIELDS = (
     "id", "chip", "chips", "model", "weights", "kv", "batch", "context", "input_tokens",
@@ -41,11 +43,14 @@ class Case:
 class Placed:
     """A case, traced and placed: its time on any system of other numbers is a matter of the clock.
 
-    `prefill`: one prompt's seconds do not change with most numbers, and are asked for apart.
+    `chunks` of its prompt are placed when they are first asked for.
     """
 
     case: Case
     parts: tuple[Part, ...]
+    chunks: dict[tuple[int, int], tuple[emu.Work, emu.Placement]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def system(self) -> emu.System:
@@ -67,7 +72,13 @@ class Placed:
         busy = dataclasses.replace(system, stack=_prefilling(stack))
         placement = dataclasses.replace(self.parts[0].placement, system=busy)
         asked = dataclasses.replace(self.case.question, prompt=self.case.input_tokens)
-        return ttft_seconds(asked, placement)
+        return ttft_seconds(asked, placement, self._chunk_s)
+
+    def _chunk_s(self, question: Question, system: emu.System, context: int, tokens: int) -> float:
+        if (context, tokens) not in self.chunks:
+            self.chunks[context, tokens] = chunk_placed(question, system, context, tokens)
+        work, placement = self.chunks[context, tokens]
+        return float(emu.predict(work, system, placement).seconds)
 
 
 def place(case: Case) -> Placed:
@@ -94,7 +105,7 @@ def read_cases(path: Path | str) -> tuple[list[Case], dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         try:
             cases.append(_case(row))
-        except (ExperimentError, emu.EmuError, ValueError) as error:
+        except (ExperimentError, ModelError, emu.EmuError, ValueError) as error:
             refused[row["id"] or f"line {number}"] = str(error)
     return cases, refused
 
@@ -113,6 +124,8 @@ def _case(row: dict[str, str]) -> Case:
         context = given + asked
     if context is None:
         raise ExperimentError("no context is given")
+    # A mean over requests that end at the model's limit, or rounding, may lie a little above it.
+    context = min(context, architecture(row["model"]).config.max_context - 8)
     question = Question(
         model=row["model"],
         chip=row["chip"],
@@ -149,7 +162,7 @@ def _drafts(kept: float) -> int:
 
 def _prefilling(stack: emu.Stack) -> emu.Stack:
     """The stack as it prefills: between decode steps, without what those pay once a step."""
-    zero = dataclasses.replace(stack.per_step_s, value=0.0)
+    zero = dataclasses.replace(stack.per_step_s, value=0.0, low=None, high=None)
     return dataclasses.replace(
         stack, compute_share=stack.prefill_share, per_step_s=zero, per_sequence_s=zero
     )

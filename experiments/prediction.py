@@ -8,7 +8,7 @@ the same system, in chunks one after the other.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,13 +181,17 @@ def _batch(question: Question, system: emu.System) -> int:
     return question.batch if system.ranks is not None else question.batch // system.data
 
 
-def ttft_seconds(question: Question, placement: emu.Placement) -> float:
+Chunk = Callable[[Question, emu.System, int, int], float]
+
+
+def ttft_seconds(question: Question, placement: emu.Placement, chunk: Chunk | None = None) -> float:
     """Seconds until the first token: one prompt alone (one on each replica), in chunks in turn.
 
     The chunks' seconds are those of up to four that are traced, and interpolated between them: they
     grow with the tokens that are attended to, evenly but for windows.
     """
     assert question.prompt is not None
+    chunk = chunk or _chunk_seconds
     end = question.prefix + question.prompt
     check_context(question.model, end, "--prompt")
     system = placement.system
@@ -197,14 +201,22 @@ def ttft_seconds(question: Question, placement: emu.Placement) -> float:
     if starts:
         last = len(starts) - 1
         some = sorted({round(at) for at in np.linspace(0, last, min(len(starts), _MOST_TRACED))})
-        known = [_chunk_seconds(question, system, starts[at], CHUNK) for at in some]
+        known = [chunk(question, system, starts[at], CHUNK) for at in some]
         total += float(np.interp(range(len(starts)), some, known).sum())
     if rest:
-        total += _chunk_seconds(question, system, end - rest, rest)
+        total += chunk(question, system, end - rest, rest)
     return total
 
 
 def _chunk_seconds(question: Question, system: emu.System, context: int, tokens: int) -> float:
+    work, placement = chunk_placed(question, system, context, tokens)
+    return float(emu.predict(work, system, placement).seconds)
+
+
+def chunk_placed(
+    question: Question, system: emu.System, context: int, tokens: int
+) -> tuple[emu.Work, emu.Placement]:
+    """One chunk of a prompt on a system: one sequence on each replica."""
     work = prefill_work(
         question.model,
         question.weights,
@@ -213,8 +225,7 @@ def _chunk_seconds(question: Question, system: emu.System, context: int, tokens:
         context=context,
         tokens=tokens,
     )
-    placement = emu.place(work, system, rules_of(question.placement, system.chip))
-    return float(emu.predict(work, system, placement).seconds)
+    return work, emu.place(work, system, rules_of(question.placement, system.chip))
 
 
 def _drafts(question: Question, system: emu.System) -> list[Part]:
