@@ -25,6 +25,7 @@ from models.errors import ModelError
 
 CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "rows to predict")
 OUT = flags.DEFINE_string("out", None, "where they go, with predictions", required=True)
+FIGURE = flags.DEFINE_string("figure", None, "a PNG of predicted against measured, to write too")
 
 
 def validate(path: Path | str) -> list[dict[str, str]]:
@@ -88,10 +89,48 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
         raise ExperimentError(f"{path}: cannot be written ({error})") from error
 
 
+def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Predicted against measured, a mark for each stack; hollow for rows of tier 3."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (a second that other uses need not wait)
+
+    done = [row for row in rows if row["predicted_ms"] and row["ms_per_token"]]
+    figure = Figure(figsize=(7.5, 7.0), layout="constrained")
+    axes = figure.subplots()
+    ends = [0.4, 1600.0]
+    axes.plot(ends, ends, color="#444444", linewidth=1)
+    for factor in (0.8, 1.25):
+        axes.plot(ends, [factor * n for n in ends], color="#bbbbbb", linewidth=0.8)
+    stacks = sorted({row["stack"] for row in done})
+    for number, stack in enumerate(stacks):
+        for hollow in (False, True):
+            mine = [r for r in done if r["stack"] == stack and (r["tier"] == "3") == hollow]
+            colour = f"C{number % 10}"
+            axes.scatter(
+                [float(row["ms_per_token"]) for row in mine],
+                [float(row["predicted_ms"]) for row in mine],
+                s=26,
+                marker="os^Dv<>PX*"[number % 10],
+                facecolors="none" if hollow else colour,
+                edgecolors=colour,
+                label=None
+                if (hollow and any(r["tier"] != "3" and r["stack"] == stack for r in done))
+                or not mine
+                else stack,
+            )
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    axes.set_xlabel("measured, ms per token")
+    axes.set_ylabel("predicted, ms per token")
+    axes.set_title("Published decode latencies, and emu.predict (lines: equal, and 25 % off)")
+    axes.legend(fontsize=8, title="stack (hollow: tier 3, noisy)", title_fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """See the module."""
     rows = validate(CASES.value)
     write(Path(OUT.value), rows)
+    if FIGURE.value:
+        draw(Path(FIGURE.value), rows)
     print("\n".join(summary(rows)))
     print(f"rows are in {OUT.value}")
 
