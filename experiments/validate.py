@@ -109,7 +109,7 @@ def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
                 [float(row["ms_per_token"]) for row in mine],
                 [float(row["predicted_ms"]) for row in mine],
                 s=26,
-                marker="os^Dv<>PX*"[number % 10],
+                marker="os^Dv<>PX*"[(number + 3 * (number // 10)) % 10],
                 facecolors="none" if hollow else colour,
                 edgecolors=colour,
                 label=None
