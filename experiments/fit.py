@@ -25,6 +25,7 @@ import emu
 from emu.calibrate import Parameter, fit
 from emu.fitted import Fitted, fitted, for_chip, for_stack
 from experiments import cases
+from experiments.case_errors import summary
 from experiments.errors import ExperimentError
 from experiments.launch import launch
 from experiments.progress import progress
@@ -219,8 +220,6 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(table)
     write(_FILE, [*(one for one in fitted() if one.field != "log_error"), *_log_errors(table)])
-    from experiments.validate import summary  # noqa: PLC0415 (it defines flags of its own)
-
     apart = [row for row in table if row["apart"] == "true"]
     print("\n".join(summary([row for row in table if row["apart"] != "true"])))
     if apart:

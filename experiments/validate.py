@@ -5,19 +5,17 @@ counts as 100 % error; prints the median, mean and p90 of absolute errors, by ti
 stack. Nothing is looked up: each row is traced, placed and timed as `experiments.predict` does it.
 """
 
-import collections
 import csv
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 import emu
-from emu.fitted import fitted
 from experiments import cases
+from experiments.case_errors import summary
 from experiments.errors import ExperimentError
 from experiments.launch import launch
 from experiments.progress import progress
@@ -53,27 +51,6 @@ def _answer(case: cases.Case | None, why: str) -> dict[str, str]:
         except (emu.EmuError, ExperimentError, ModelError) as refused:
             why = str(refused)
     return {"predicted_ms": "", "error": "1.0", "why": " ".join(why.split())}
-
-
-def summary(rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    """Lines for the terminal."""
-    groups: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
-    for row in rows:
-        if row["error"]:
-            groups["all"].append(row)
-            groups[f"tier {row['tier']}"].append(row)
-            groups["tiers 1 and 2"] += [row] if row["tier"] in ("1", "2") else []
-            groups[f"  {row['chip']} {row['stack']}"].append(row)
-    yield f"{'absolute error of':<42}  rows   median     mean      p90  not done"
-    for name in sorted(groups, key=lambda n: (n.startswith(" "), n)):
-        off = np.abs([float(row["error"]) for row in groups[name]])
-        undone = sum(bool(row["why"]) for row in groups[name])
-        yield (
-            f"{name:<42} {len(off):>5} {np.median(off):>8.1%} {off.mean():>8.1%} "
-            f"{np.quantile(off, 0.9):>8.1%} {undone:>9}"
-        )
-    parameters = sum(one.number.kind == "fitted" for one in fitted())
-    yield f"{parameters} numbers were fitted (experiments/measured/README.md says to which rows)"
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
