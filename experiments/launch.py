@@ -10,6 +10,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from logging import Formatter, LogRecord
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,13 @@ from experiments.settings import flat_keys, unknown
 from models.errors import ModelError
 
 USER_ERRORS = (ModelError, EmuError, ExperimentError, OSError)
+
+
+class _Plain(Formatter):
+    """A warning as a line for people, without the thread and the line of code it came from."""
+
+    def format(self, record: LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 class Stopped(BaseException):
@@ -45,6 +53,7 @@ def launch(main: Callable[[], None], *, goes_on: bool = False) -> NoReturn:
             signal.signal(number, _stop)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
+        logging.get_absl_handler().setFormatter(_Plain())
         try:
             if rest[1:]:
                 raise ExperimentError(f"{rest[1]!r} is not a flag: flags begin with --")

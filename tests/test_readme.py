@@ -18,7 +18,12 @@ def test_the_example_runs():
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"layers/\*/kernel x2 +(llc|l2)", done.stdout)
+    assert re.search(r"layers/\*/kernel x6 +(dram|hbm)", done.stdout)
+    assert re.search(r"\d+ copies of the off-chip weights take turns", done.stdout)
     assert re.search(r"\d ms \(p10", done.stdout)
+    assert "no rule covers layers/2/kernel" in done.stdout
+    assert "rule 'mlp/**' -> 'on-chip' matches no leaf" in done.stdout
+    assert "rule 'layers[:2]/**' -> 'on-chip' decides nothing" in done.stdout
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^):]+)\)|(experiments/[\w/]+\.\w+)", README))

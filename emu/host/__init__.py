@@ -9,7 +9,9 @@ of any model, so that `emu.predict` on them is a prediction.
 """
 
 import dataclasses
+import functools
 import logging
+import sys
 
 from emu import host_file
 from emu.chips import Chip, Mechanism, Sourced
@@ -81,16 +83,22 @@ def _kept_or_measured(refresh: bool) -> Probed:
         except EmuError as error:
             _log.warning("%s: measuring this machine again", error)
     if kept is None:
+        print("measuring this machine's memories, once: about a minute", file=sys.stderr)
         kept = probe(here)
         try:
             host_file.write(here, kept)
         except EmuError as error:
             _log.warning("what was measured is not kept: %s", error)
     if kept.disturbed_share > MOST_DISTURBED:
-        _log.warning(
-            "%.0f %% of this machine's timings were disturbed by other processes: call "
-            "emu.host(refresh=True) when it is quiet (they are kept in %s)",
-            100 * kept.disturbed_share,
-            host_file.path_of(here),
-        )
+        _tell_disturbed(kept.disturbed_share, kept.chip.name)
     return kept
+
+
+@functools.cache  # once for each measurement: an experiment asks for its machine at each row
+def _tell_disturbed(share: float, name: str) -> None:
+    _log.warning(
+        "%.0f %% of the timings of %s were disturbed by other processes: "
+        "`python -m emu.host --refresh` measures again, when it is quiet",
+        100 * share,
+        name,
+    )

@@ -30,10 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     refresh = parser.parse_args(arguments).refresh
     try:
-        here = machine()
-        path = host_file.path_of(here)
-        if refresh or not path.exists():
-            print("measuring this machine: some 40 seconds", file=sys.stderr)
+        path = host_file.path_of(machine())
         chip = host(refresh=refresh)
         print(report.text(host_table.page(chip, host_stack(), path)), end="")
     except (EmuError, OSError) as error:

@@ -227,12 +227,19 @@ def test_where_nothing_can_be_kept_the_measurement_is_returned_all_the_same(
     assert "is not kept" in caplog.text
 
 
-def test_a_disturbed_measurement_is_told_of_each_time(kept_here, monkeypatch, caplog):
-    monkeypatch.setattr(host_module, "probe", lambda here: some_probed(disturbed_share=0.5))
+def test_a_disturbed_measurement_is_told_of_once(kept_here, monkeypatch, caplog):
+    host_module._tell_disturbed.cache_clear()
     with caplog.at_level(logging.WARNING):
-        emu.host()
-        emu.host()
-    assert caplog.text.count("50 % of this machine's timings were disturbed") == 2
+        for share in (0.5, 0.75):
+            monkeypatch.setattr(
+                host_module, "probe", lambda here, share=share: some_probed(disturbed_share=share)
+            )
+            emu.host(refresh=True)
+            emu.host()
+            emu.host_stack()
+    for told in ("50 % of the timings of host were disturbed", "75 % of the timings"):
+        assert caplog.text.count(told) == 1
+    assert "python -m emu.host --refresh" in caplog.text
 
 
 def test_the_stack_is_what_was_measured_with_the_chip(kept_here):
@@ -357,7 +364,7 @@ def test_a_gpu_has_both_pairs(monkeypatch):
 def test_the_command_prints_the_memories_and_refreshes(kept_here, capsys):
     assert command.main([]) == 0
     printed = capsys.readouterr()
-    assert "measuring this machine" in printed.err
+    assert printed.err == "measuring this machine's memories, once: about a minute\n"
     assert re.search(r"llc +on-chip +rotation +[\d.,]+ +[\d.]+\n", printed.out)
     assert str(host_file.path_of(machine())) in printed.out
     assert command.main([]) == 0
