@@ -9,36 +9,43 @@ of the T new ones attends to has been overwritten, nor is one when the last T ar
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import kernels
 from models import rope
-from models.slots import ScaledSlots, Slots, encode, slot_count, widen
+from models.slots import KeysValues, ScaledSlots, Slots, encode, slot_count, widen
+
+
+class Place(NamedTuple):
+    """Where new tokens stand in their sequences."""
+
+    position: jax.Array  # int32 [B], tokens that each sequence holds so far
+    angles: (
+        jax.Array | None
+    )  # float32 [2, B, T, turning / 2], of `rope.angles`; None: nothing turns
 
 
 def append_and_attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    keys: Slots,
-    values: Slots,
-    position: jax.Array,
-    angles: jax.Array | None,
+    cache: KeysValues,
+    place: Place,
     *,
     window: int | None = None,
     chunked: bool = False,
     sinks: jax.Array | None = None,
-) -> tuple[jax.Array, Slots, Slots]:
+) -> tuple[jax.Array, KeysValues]:
     """Rotate the new tokens' q and k, write k and v into the cache, and attend from each token.
 
     Args:
       q: [B, T, heads, head_width], in the dtype of the arithmetic.
       k, v: [B, T, kv_heads, head_width].
-      keys, values: the cache, [B, kv_heads, slots, head_width].
-      position: int32 [B], tokens that each sequence holds so far.
-      angles: float32 [2, B, T, turning / 2], from `rope.angles`; None: nothing turns.
+      cache: of this layer.
+      place: where the new tokens stand.
       window: tokens that each one attends to, itself included; None: all.
       chunked: it does not slide; contexts are cut into chunks of `window`.
       sinks: float32 [heads], logits that take a share of attention and give nothing.
@@ -48,24 +55,18 @@ def append_and_attend(
     """
     one_token = q.shape[:2] == (1, 1) and q.dtype == jnp.float32
     if window is None and sinks is None and one_token and kernels.native():
-        done = _natively(q, k, v, keys, values, position, angles)
+        done = _natively(q, k, v, cache, place)
         if done is not None:
             return done
-    q, k = rope.rotate(q, angles), rope.rotate(k, angles)
-    keys, values = append(keys, values, k, v, position, ring=window is not None)
-    seen = seen_slots(position, q.shape[1], slot_count(keys), window, chunked=chunked)
-    return attend(q, keys, values, seen, sinks), keys, values
+    q, k = rope.rotate(q, place.angles), rope.rotate(k, place.angles)
+    cache = append(cache, k, v, place.position, ring=window is not None)
+    seen = seen_slots(place.position, q.shape[1], slot_count(cache.keys), window, chunked=chunked)
+    return attend(q, *cache, seen, sinks), cache
 
 
 def append(
-    keys: Slots,
-    values: Slots,
-    k: jax.Array,
-    v: jax.Array,
-    position: jax.Array,
-    *,
-    ring: bool = False,
-) -> tuple[Slots, Slots]:
+    cache: KeysValues, k: jax.Array, v: jax.Array, position: jax.Array, *, ring: bool = False
+) -> KeysValues:
     """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
     write = _write_in_ring if ring else _write
 
@@ -73,7 +74,7 @@ def append(
         both: Slots = jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
         return both
 
-    return written(keys, k), written(values, v)
+    return KeysValues(written(cache.keys, k), written(cache.values, v))
 
 
 def seen_slots(
@@ -144,12 +145,11 @@ def _natively(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    keys: Slots,
-    values: Slots,
-    position: jax.Array,
-    angles: jax.Array | None,
-) -> tuple[jax.Array, Slots, Slots] | None:
+    cache: KeysValues,
+    place: Place,
+) -> tuple[jax.Array, KeysValues] | None:
     """One token through `kernels.attend`; None where it lacks the type or the rotation."""
+    (keys, values), (position, angles) = cache, place
     if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
         return None
     if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):
@@ -159,7 +159,7 @@ def _natively(
     mixed, keys, values = kernels.attend(
         q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
     )
-    return mixed[None, None], keys, values
+    return mixed[None, None], KeysValues(keys, values)
 
 
 def _write(slots: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:

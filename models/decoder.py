@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import rope
+from models.attention import Place
 from models.cache import KVCache
 from models.config import DecoderConfig
 from models.layer import Layer, ParallelLayer, layer
@@ -23,9 +24,9 @@ from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
 from models.norms import norm
 from models.rope_config import Rope
-from models.slots import Slots
+from models.slots import KeysValues
 
-Angles = dict[Rope | None, jax.Array | None]
+Places = dict[Rope | None, Place]
 
 
 class Stack(nnx.Module):
@@ -47,31 +48,27 @@ class Stack(nnx.Module):
         positions = cache.position[:, None] + jnp.arange(x.shape[1])
         ropes = {kind.rope for kind in self.config.kinds}
         # Worked out once for all layers of a rope, outside of any scan.
-        angles = {r: None if r is None else rope.angles(r, positions) for r in ropes}
-        keys, values = [], []
+        places = {
+            r: Place(cache.position, None if r is None else rope.angles(r, positions))
+            for r in ropes
+        }
+        caches = list(map(KeysValues, cache.keys, cache.values))
+        after: list[KeysValues] = []
         if self.scanned:
-            caches = list(zip(cache.keys, cache.values, strict=True))
             for run in self.config.runs:
                 mine, caches = caches[: len(run.groups)], caches[len(run.groups) :]
-                x, updated = self._scan(run, x, mine, cache.position, angles)
-                keys += [k for k, _ in updated]
-                values += [v for _, v in updated]
+                x, updated = self._scan(run, x, mine, places)
+                after += updated
         else:
-            layers = zip(self.layers, self.config.kinds, cache.keys, cache.values, strict=True)
-            for one, kind, k, v in layers:
-                x, k_new, v_new = one(x, k, v, cache.position, angles[kind.rope])
-                keys.append(k_new)
-                values.append(v_new)
-        return x, cache.moved(tuple(keys), tuple(values), x.shape[1])
+            for one, kind, held in zip(self.layers, self.config.kinds, caches, strict=True):
+                x, new = one(x, held, places[kind.rope])
+                after.append(new)
+        keys, values = (tuple(both) for both in zip(*after, strict=True))
+        return x, cache.moved(keys, values, x.shape[1])
 
     def _scan(
-        self,
-        run: Run,
-        x: jax.Array,
-        caches: list[tuple[Slots, Slots]],
-        position: jax.Array,
-        angles: Angles,
-    ) -> tuple[jax.Array, list[tuple[Slots, Slots]]]:
+        self, run: Run, x: jax.Array, caches: list[KeysValues], places: Places
+    ) -> tuple[jax.Array, list[KeysValues]]:
         """Go through the repeats of a run, whose weights and caches are stacked."""
         alone = isinstance(self.layers, Layer | ParallelLayer)
         layers = [self.layers if alone else self.layers[group.name] for group in run.groups]
@@ -80,10 +77,10 @@ class Stack(nnx.Module):
         def repeat(x, stacked):  # type: ignore[no-untyped-def]
             updated = []
             parts = zip(split, run.groups, stacked, strict=True)
-            for (structure, _), group, (state, (k, v)) in parts:
+            for (structure, _), group, (state, cache) in parts:
                 one = nnx.merge(structure, state)
-                x, k, v = one(x, k, v, position, angles[group.kind.rope])  # noqa: PLW2901
-                updated.append((k, v))
+                x, new = one(x, cache, places[group.kind.rope])
+                updated.append(new)
             return x, updated
 
         states = [state for _, state in split]

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.attention import append_and_attend
+from models.attention import Place, append_and_attend
 from models.config import DecoderConfig
 from models.layer_kinds import LayerKind
 from models.linear import Linear, products
 from models.norms import RMSNorm, unit_rms
-from models.slots import Slots
+from models.slots import KeysValues
 
 
 class GroupedAttention(nnx.Module):
@@ -32,14 +32,9 @@ class GroupedAttention(nnx.Module):
         self.config, self.kind = config, kind
 
     def __call__(
-        self,
-        x: jax.Array,
-        keys: Slots,
-        values: Slots,
-        position: jax.Array,
-        angles: jax.Array | None,
-    ) -> tuple[jax.Array, Slots, Slots]:
-        """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
+        self, x: jax.Array, cache: KeysValues, place: Place
+    ) -> tuple[jax.Array, KeysValues]:
+        """Attend from x [B, T, width], appended at their place; also the layer's new cache."""
         batch, tokens, _ = x.shape
         q, k, v = products(x, self.q, self.k, self.v)
         if self.config.qk_norm_over_heads:
@@ -52,22 +47,20 @@ class GroupedAttention(nnx.Module):
         if self.config.plain_qk_norm and self.kind.rope is not None:
             q, k = (unit_rms(y, self.config.norm_epsilon).astype(x.dtype) for y in (q, k))
         if self.config.query_growth and self.kind.rope is None:
-            growth = self._growth(position[:, None] + jnp.arange(tokens))[..., None, None]
+            growth = self._growth(place.position[:, None] + jnp.arange(tokens))[..., None, None]
             q = (q * growth).astype(x.dtype)
-        mixed, keys, values = append_and_attend(
+        mixed, cache = append_and_attend(
             q,
             k,
             v,
-            keys,
-            values,
-            position,
-            angles,
+            cache,
+            place,
             window=self.kind.window,
             chunked=self.kind.chunked,
             sinks=self.sinks[...] if self.config.sinks else None,
         )
         (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
-        return out, keys, values
+        return out, cache
 
     def _growth(self, positions: jax.Array) -> jax.Array:
         """How much longer queries are at these positions (arXiv 2501.19399)."""

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import rope
-from models.attention import append, attend, seen_slots
+from models.attention import Place, append, attend, seen_slots
 from models.config import DecoderConfig
 from models.latent_config import Latent
 from models.linear import Linear, products
 from models.norms import RMSNorm
-from models.slots import Slots, slot_count, widen
+from models.slots import KeysValues, slot_count, widen
 
 _EPSILON = 1e-6  # of the two latents' norms, whatever the decoder's is
 
@@ -45,14 +45,9 @@ class LatentAttention(nnx.Module):
         self.config, self.latent = config, latent
 
     def __call__(
-        self,
-        x: jax.Array,
-        keys: Slots,
-        values: Slots,
-        position: jax.Array,
-        angles: jax.Array | None,
-    ) -> tuple[jax.Array, Slots, Slots]:
-        """Attend from x [B, T, width], appended at `position` [B]; also the layer's new cache."""
+        self, x: jax.Array, cache: KeysValues, place: Place
+    ) -> tuple[jax.Array, KeysValues]:
+        """Attend from x [B, T, width], appended at their place; also the layer's new cache."""
         batch, tokens, _ = x.shape
         q, both = self._down(x)
         q = q.reshape(batch, tokens, self.config.heads, self.config.head_width)
@@ -63,13 +58,13 @@ class LatentAttention(nnx.Module):
                 staying * self.config.query_factor,
                 turning * self.config.query_factor,
             )
-        turning, key = rope.rotate(turning, angles), rope.rotate(key, angles)
-        keys, values = append(keys, values, key, self.kv_down_norm(latent), position)
-        seen = seen_slots(position, tokens, slot_count(keys))
+        turning, key = rope.rotate(turning, place.angles), rope.rotate(key, place.angles)
+        cache = append(cache, key, self.kv_down_norm(latent), place.position)
+        seen = seen_slots(place.position, tokens, slot_count(cache.keys))
         form = self._expanded if self._pays_to_expand(tokens) else self._absorbed
-        mixed = form(staying, turning, keys, values, seen)
+        mixed = form(staying, turning, cache, seen)
         (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
-        return out, keys, values
+        return out, cache
 
     @property
     def _staying(self) -> int:
@@ -97,36 +92,26 @@ class LatentAttention(nnx.Module):
         return kernel[:, : self._staying], kernel[:, self._staying :]
 
     def _absorbed(
-        self,
-        staying: jax.Array,
-        turning: jax.Array,
-        keys: Slots,
-        values: Slots,
-        seen: jax.Array,
+        self, staying: jax.Array, turning: jax.Array, cache: KeysValues, seen: jax.Array
     ) -> jax.Array:
         k, v = self._halves()
-        latents = widen(values)[:, 0]
+        latents = widen(cache.values)[:, 0]
         dtype = staying.dtype
         carried = _einsum("bthn,hnr->bthr", staying, k).astype(dtype)
         scores = _einsum("bthr,blr->bhtl", carried, latents)
-        scores += _einsum("bthw,blw->bhtl", turning, widen(keys)[:, 0])
+        scores += _einsum("bthw,blw->bhtl", turning, widen(cache.keys)[:, 0])
         scores = jnp.where(seen[:, 0], scores / math.sqrt(self.config.head_width), -jnp.inf)
         shares = jax.nn.softmax(scores, axis=-1).astype(dtype)
         mixed = _einsum("bhtl,blr->bthr", shares, latents).astype(dtype)
         return _einsum("bthr,hvr->bthv", mixed, v).astype(dtype)
 
     def _expanded(
-        self,
-        staying: jax.Array,
-        turning: jax.Array,
-        keys: Slots,
-        values: Slots,
-        seen: jax.Array,
+        self, staying: jax.Array, turning: jax.Array, cache: KeysValues, seen: jax.Array
     ) -> jax.Array:
         k, v = self._halves()
-        latents = widen(values)[:, 0].astype(staying.dtype)
+        latents = widen(cache.values)[:, 0].astype(staying.dtype)
         own = _einsum("blr,hnr->bhln", latents, k)
-        shared = jnp.broadcast_to(widen(keys), (*own.shape[:-1], self.latent.rope_width))
+        shared = jnp.broadcast_to(widen(cache.keys), (*own.shape[:-1], self.latent.rope_width))
         return attend(
             jnp.concatenate([staying, turning], axis=-1),
             jnp.concatenate([own, shared], axis=-1),

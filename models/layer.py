@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 
+from models.attention import Place
 from models.config import DecoderConfig
 from models.grouped_attention import GroupedAttention
 from models.latent_attention import LatentAttention
@@ -10,9 +11,9 @@ from models.layer_kinds import LayerKind
 from models.mixture import Mixture
 from models.mlp import MLP
 from models.norms import norm
-from models.slots import Slots
+from models.slots import KeysValues
 
-Carried = tuple[jax.Array, Slots, Slots]
+Carried = tuple[jax.Array, KeysValues]
 
 
 class Layer(nnx.Module):
@@ -28,23 +29,16 @@ class Layer(nnx.Module):
             self.mlp_output_norm = norm(config)
         self.config = config
 
-    def __call__(
-        self,
-        x: jax.Array,
-        keys: Slots,
-        values: Slots,
-        position: jax.Array,
-        angles: jax.Array | None,
-    ) -> Carried:
+    def __call__(self, x: jax.Array, cache: KeysValues, place: Place) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
-        mixed, keys, values = self.attention(self.attention_norm(x), keys, values, position, angles)
+        mixed, cache = self.attention(self.attention_norm(x), cache, place)
         if self.config.output_norms:
             mixed = self.attention_output_norm(mixed)
         x = x + mixed
         out = self.mlp(self.mlp_norm(x))
         if self.config.output_norms:
             out = self.mlp_output_norm(out)
-        return x + out, keys, values
+        return x + out, cache
 
 
 class ParallelLayer(nnx.Module):
@@ -55,18 +49,11 @@ class ParallelLayer(nnx.Module):
         self.attention = _attention(config, kind)
         self.mlp = _mlp(config, kind)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        keys: Slots,
-        values: Slots,
-        position: jax.Array,
-        angles: jax.Array | None,
-    ) -> Carried:
+    def __call__(self, x: jax.Array, cache: KeysValues, place: Place) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
         y = self.norm(x)
-        mixed, keys, values = self.attention(y, keys, values, position, angles)
-        return x + mixed + self.mlp(y), keys, values
+        mixed, cache = self.attention(y, cache, place)
+        return x + mixed + self.mlp(y), cache
 
 
 def layer(config: DecoderConfig, kind: LayerKind) -> Layer | ParallelLayer:

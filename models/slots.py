@@ -5,6 +5,7 @@ float32 again. float8 has no infinity to overflow to, so larger numbers become i
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,13 @@ class ScaledSlots:
 _LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
 
 Slots = jax.Array | ScaledSlots
+
+
+class KeysValues(NamedTuple):
+    """One layer's cache, [B, kv_heads, slots, width] each; latent attention keeps its own two."""
+
+    keys: Slots
+    values: Slots
 
 
 def new_slots(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Slots:
