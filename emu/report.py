@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
 
+_MOST_ROWS = 50  # of a table in a terminal
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # so that no series is told by its hue alone
 
@@ -92,7 +93,10 @@ class Report:
 
 
 def text(report: Report, width: int | None = None) -> str:
-    """The answer and the tables for a terminal `width` columns wide (by default, this one)."""
+    """The answer and the tables for a terminal `width` columns wide (by default, this one).
+
+    Tables too long for one are left to the page: they would push the answer out of sight.
+    """
     width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
     parts = [report.title, "=" * len(report.title), ""]
     for line in report.answer:
@@ -149,7 +153,7 @@ def drawn(figure: Figure) -> Canvas:
             list(shown.values()),
             list(shown),
             loc="outside lower center",
-            ncols=min(2 * columns, len(shown)),
+            ncols=-(-len(shown) // -(-len(shown) // (2 * columns))),  # rows of even length
             fontsize=8,
             frameon=False,
         )
@@ -222,6 +226,8 @@ def _span_x(axes: Axes, panel: Panel) -> None:
 
 
 def _table_lines(table: Table, width: int) -> list[str]:
+    if len(table.rows) > _MOST_ROWS:
+        return [f"{table.title}: {len(table.rows)} rows, in report.html"]
     columns = [
         [table.columns[i], *(row[i] for row in table.rows)] for i in range(len(table.columns))
     ]

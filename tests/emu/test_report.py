@@ -80,6 +80,14 @@ def test_text_lines_up_and_keeps_to_the_width() -> None:
     assert "int8          3.1  fits & stays\nLower is better.\n" in shown
 
 
+def test_a_table_too_long_for_a_terminal_is_left_to_the_page() -> None:
+    long = Table(title="Every row", columns=("ms",), rows=tuple((str(n),) for n in range(51)))
+    report = Report(title="T", answer=("A.",), figures=(), tables=(long, TABLE))
+    shown = text(report, width=60)
+    assert "Every row: 51 rows, in report.html\n\nTime per token\n" in shown
+    assert page(report).count("<tr>") == 52 + 3
+
+
 def test_png_draws_what_it_is_given() -> None:
     drawn = png(FIGURE)
     assert drawn.startswith(b"\x89PNG")
