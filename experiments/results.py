@@ -26,8 +26,8 @@ Row = dict[str, Any]
 class ResultsFile:
     """`workdir/results.jsonl`, locked for writing; use it as a context manager.
 
-    Raises `ExperimentError` when another process holds it or a finished row cannot be read, and
-    `OSError` when the workdir cannot be written.
+    Raises `ExperimentError` when the workdir cannot be written to, another process holds the file,
+    or a finished row cannot be read.
     """
 
     def __init__(self, workdir: Path) -> None:
@@ -36,10 +36,15 @@ class ResultsFile:
         self._rows: dict[str, Row] = {}
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(
-            self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+        except OSError as error:
+            why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+            raise ExperimentError(f"workdir {folder} cannot be written to: {why}") from error
         try:
             self._lock()
             _sync_folder(self.path.parent)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,8 +232,34 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, flags: list[str], messa
 
 def test_a_workdir_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert_refused(run(tmp_path / "file", *CLIFF), "file: ")
-    assert_refused(run("/proc/nowhere", *CLIFF), "/proc/nowhere: No such file or directory")
+    assert_refused(run(tmp_path / "file", *CLIFF), "file cannot be written to: it is no folder")
+    refused = "workdir /proc/nowhere cannot be written to: No such file or directory"
+    assert_refused(run("/proc/nowhere", *CLIFF), refused)
+
+
+def test_rows_of_other_weights_at_the_same_path_are_measured_again(
+    run: Run, tmp_path: Path
+) -> None:
+    model, workdir = tmp_path / "model", tmp_path / "results"
+    shutil.copytree(MODEL, model)
+    flags = [*CLIFF, "--config.dtypes=('float32',)", "--config.layers=(1,)"]
+    flags += [f"--config.model={model}", "--config.placements=('on-chip',)"]
+    assert run(workdir, *flags).returncode == 0
+    (first,) = rows(workdir)
+    again = run(workdir, *flags)
+    assert "measured again" not in again.stderr
+    assert rows(workdir) == [first]
+    weights = model / "model-00001-of-00003.safetensors"
+    data, times = bytearray(weights.read_bytes()), weights.stat()
+    data[-1] ^= 1  # a bit of one weight, and the times as they were
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = run(workdir, *flags)
+    assert changed.returncode == 0, changed.stderr
+    assert "1 finished rows do not count and are measured again: weights " in changed.stderr
+    before, after = (row["key"].split(" @ ") for row in rows(workdir))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
 
 
 def test_results_of_another_machine_are_not_mixed_in(run: Run, tmp_path: Path) -> None:
