@@ -1,4 +1,4 @@
-"""Tables and plots that somebody else has computed, as a terminal page, PNGs and one HTML file.
+"""Tables and plots that somebody else has computed, as a terminal page, PNGs and one HTML page.
 
 A `Report` is answers first, then figures, tables, and the facts about where they came from.
 Everything in it is already a string or a point to draw: nothing here computes, so that what is
@@ -10,11 +10,9 @@ import base64
 import dataclasses
 import html
 import io
-import os
 import shutil
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from matplotlib.artist import Artist
@@ -160,11 +158,10 @@ def drawn(figure: Figure) -> Canvas:
     return canvas
 
 
-def save(report: Report, folder: Path) -> tuple[Path, ...]:
-    """Write `report.html` and a PNG per figure, each whole or not at all; returns their paths."""
-    files = {f"{figure.name}.png": png(figure) for figure in report.figures}
-    files["report.html"] = page(report).encode()
-    return tuple(_replace(folder / name, data) for name, data in files.items())
+def files(report: Report) -> dict[str, bytes]:
+    """`report.html` and a PNG per figure, by name."""
+    named = {f"{figure.name}.png": png(figure) for figure in report.figures}
+    return named | {"report.html": page(report).encode()}
 
 
 def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
@@ -263,16 +260,6 @@ def _is_figure(cell: str) -> bool:
 
 def _escape(words: str) -> str:
     return html.escape(words, quote=True)
-
-
-def _replace(path: Path, data: bytes) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
 
 
 _PAGE = """<!doctype html>

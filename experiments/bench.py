@@ -17,7 +17,7 @@ from experiments import provenance
 from experiments.benchmarks import decoding, llamacpp, precision, residency, tracing
 from experiments.benchmarks.contest import Outcome, contest
 from experiments.errors import ExperimentError
-from experiments.launch import launch
+from experiments.launcher import launch
 from experiments.workloads import humaneval
 from models import named
 from models.checkpoint import Checkpoint, open_checkpoint

@@ -29,7 +29,7 @@ from experiments.cliff_sizes import Size, config_of, weights_of
 from experiments.errors import ExperimentError
 from experiments.placements import Rules
 from experiments.progress import progress
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.rows import key, origin, row, tell_redone
 from experiments.turns import by_turns
 from models.cache import KVCache, new_cache
@@ -131,7 +131,7 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
     )
 
 
-def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
+def run(settings: Settings, results: Results) -> tuple[str, ...]:
     """Measure what is not yet in `results`; returns the keys of all that was asked for.
 
     Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot

@@ -19,7 +19,7 @@ from experiments.errors import ExperimentError
 from experiments.placements import Rules
 from experiments.progress import progress
 from experiments.requests import Request, requests, slots
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.rows import key, origin, row, tell_redone
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.named import resolve
@@ -83,7 +83,7 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> Plan:
     return Plan(requests=asked, slots=length, keys=keys)
 
 
-def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
+def run(settings: Settings, results: Results) -> tuple[str, ...]:
     """Measure what is not yet in `results`; returns the keys of all that was asked for.
 
     Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a length that

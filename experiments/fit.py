@@ -27,7 +27,7 @@ from emu.fitted import Fitted, fitted, for_chip, for_stack
 from experiments import cases
 from experiments.case_errors import summary
 from experiments.errors import ExperimentError
-from experiments.launch import launch
+from experiments.launcher import launch
 from experiments.progress import progress
 from models.errors import ModelError
 

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from experiments.errors import ExperimentError
-from experiments.launch import launch
+from experiments.launcher import launch
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.generate import Program, cache_length, generate, program
 from models.named import DEFAULT_MODEL, resolve

@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from experiments.errors import ExperimentError
-from experiments.launch import launch
+from experiments.launcher import launch
 from experiments.question import Question
 
 flags.DEFINE_string("model", None, "a name of models/zoo.toml, such as llama-3.1-8b")

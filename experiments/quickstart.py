@@ -20,7 +20,7 @@ from experiments import (
 )
 from experiments.cliff_summary import Point
 from experiments.decode_summary import Answer, answered, groups
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.wording import figures, listed, mb, ms
 from models.checkpoint import open_checkpoint
 from models.named import resolve
@@ -35,7 +35,7 @@ class Settings:
     humaneval: decode_latency.Settings
 
 
-def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
+def run(settings: Settings, results: Results) -> tuple[str, ...]:
     """Measure what is not yet in `results`; returns the keys of all that was asked for."""
     checkpoint = open_checkpoint(resolve(settings.model))
     cliff.plan(settings.cliff, checkpoint)  # what cannot be done is said before the first

@@ -14,7 +14,7 @@ from typing import Any
 import kernels
 from experiments import provenance
 from experiments.errors import ExperimentError
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.settings import as_dict
 from kernels.library import library
 from models.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ def key(experiment: str, origin: Origin, **fields: Any) -> str:
     return " ".join([experiment, *_pairs(fields)]) + _AT + " ".join(_pairs(origin))
 
 
-def redone(results: ResultsFile, keys: Iterable[str]) -> str | None:
+def redone(results: Results, keys: Iterable[str]) -> str | None:
     """How many of the measurements to make were made before, of something else, and of what.
 
     Args:
@@ -75,7 +75,7 @@ def redone(results: ResultsFile, keys: Iterable[str]) -> str | None:
     return f"{again} finished rows do not count and are measured again: {'; '.join(why)}"
 
 
-def tell_redone(results: ResultsFile, keys: Iterable[str]) -> None:
+def tell_redone(results: Results, keys: Iterable[str]) -> None:
     """Print what `redone` finds, if anything, on standard error."""
     line = redone(results, keys)
     if line:
@@ -96,7 +96,7 @@ def row(key: str, experiment: str, settings: Any, measured: dict[str, Any]) -> R
     }
 
 
-def check_machine(results: ResultsFile) -> None:
+def check_machine(results: Results) -> None:
     """Refuse to add rows of this machine to those of another."""
     for old in results.rows:
         if not provenance.same_machine(old["machine"], provenance.machine()):

@@ -1,13 +1,13 @@
 """Run one experiment: `python -m experiments.run --config=FILE --workdir=DIR`.
 
-Finished measurements go to `DIR/results.jsonl`, and then what they say to `DIR/report.html`, PNGs
-and the terminal. A run that was stopped or killed goes on where it was when the same command is
-given again. Another config in the same workdir adds its rows; the report is about the last config.
+Finished measurements go to `DIR/results.jsonl` (or, of a bucket, `DIR/rows/`), and then what they
+say to `DIR/report.html`, PNGs and the terminal. A run that was stopped or killed goes on where it
+was when the same command is given again. Another config in the same workdir adds its rows; the
+report is about the last config.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -17,12 +17,15 @@ import emu.report
 from emu.report import Report
 from experiments import cliff, decode_latency, facts, quickstart, rows
 from experiments.errors import ExperimentError
-from experiments.launch import launch
-from experiments.results import ResultsFile, Row
+from experiments.launcher import launch
+from experiments.results import Results, Row
 from experiments.settings import freeze
+from experiments.workdir import open_results
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder for results and report; made if missing")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder for results and report; made if missing; gs:// and s3:// too"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Experiment:
     """What `run.py` needs of an experiment; `run` returns the keys of all that was asked for."""
 
     settings: type[Any]
-    run: Callable[[Any, ResultsFile], tuple[str, ...]]
+    run: Callable[[Any, Results], tuple[str, ...]]
     report: Callable[[Any, Sequence[Row]], Report]
 
 
@@ -52,15 +55,14 @@ def main() -> None:
         missing = f"{missing} {'' if _WORKDIR.value else '--workdir=DIR'}".strip()
         raise ExperimentError(f"something is missing: give {missing}")
     experiment, settings = chosen(_CONFIG.value)
-    workdir = Path(_WORKDIR.value)
-    with ResultsFile(workdir) as results:
+    with open_results(_WORKDIR.value) as results:
         rows.check_machine(results)
         keys = experiment.run(settings, results)
         wanted = [results[key] for key in keys]
         report = experiment.report(settings, wanted)
         answer = (*report.answer, *facts.warning(wanted))
         report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
-        written = emu.report.save(report, workdir)
+        written = [results.put(*file) for file in emu.report.files(report).items()]
     print("\n" + emu.report.text(report))
     for path in (*written, results.path):
         print(path)

@@ -17,7 +17,7 @@ import emu
 from experiments import cases
 from experiments.case_errors import summary
 from experiments.errors import ExperimentError
-from experiments.launch import launch
+from experiments.launcher import launch
 from experiments.progress import progress
 from models.errors import ModelError
 

@@ -1,9 +1,8 @@
 import html.parser
-from pathlib import Path
 
 import pytest
 
-from emu.report import Figure, Panel, Report, Series, Table, drawn, page, png, save, text
+from emu.report import Figure, Panel, Report, Series, Table, drawn, files, page, png, text
 
 TABLE = Table(
     title="Time per token",
@@ -137,21 +136,11 @@ def test_series_differ_by_more_than_their_hue() -> None:
     assert first == second
 
 
-def test_save_replaces_whole_files(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("old")
-    written = save(REPORT, tmp_path)
-    assert [p.name for p in written] == ["cliff.png", "report.html"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cliff.png", "report.html"]
-    assert (tmp_path / "report.html").read_text() == page(REPORT)
-
-
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("old")
-    (tmp_path / "cliff.png").mkdir()  # a folder in the way
-    with pytest.raises(OSError, match=r"cliff\.png"):
-        save(REPORT, tmp_path)
-    assert (tmp_path / "report.html").read_text() == "old"
-    assert not list(tmp_path.glob(".*"))
+def test_the_files_are_the_page_and_the_figures() -> None:
+    written = files(REPORT)
+    assert list(written) == ["cliff.png", "report.html"]
+    assert written["cliff.png"].startswith(b"\x89PNG")
+    assert written["report.html"].decode() == page(REPORT)
 
 
 def test_rows_fit_their_columns() -> None:

@@ -114,6 +114,17 @@ def test_a_full_disk_leaves_no_half_row(tmp_path: Path) -> None:
         assert [r["key"] for r in results.rows] == ["a", "b"]
 
 
+def test_a_file_beside_the_rows_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "cliff.png").mkdir()  # a folder in the way
+    with ResultsFile(tmp_path) as results:
+        assert results.put("report.html", b"new") == tmp_path / "report.html"
+        with pytest.raises(OSError, match=r"cliff\.png"):
+            results.put("cliff.png", b"png")
+    assert (tmp_path / "report.html").read_text() == "new"
+    assert not list(tmp_path.glob(".*"))
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -16,10 +16,6 @@ import nbclient
 import nbformat
 import pytest
 
-import emu
-from emu import host_file
-from emu.machine import machine
-from emu.probe import Probed
 from experiments.results import PARTS
 
 NOTEBOOK = Path("experiments/notebooks/results.ipynb").resolve()
@@ -42,46 +38,6 @@ HUMANEVAL = [
 ]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An XDG cache that says what this machine's memories are: tiny, so that copies are few."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        host_file.write(machine(), made_up_host())
-    return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-
-
-def made_up_host() -> Probed:
-    def number(value: float) -> emu.Sourced:
-        return emu.Sourced(value=value, source="made up for a test", kind="assumed")
-
-    def memory(name: str, placement: Any, mechanism: Any, capacity_bytes: float) -> emu.Memory:
-        return emu.Memory(
-            name=name,
-            placement=placement,
-            mechanism=mechanism,
-            capacity_bytes=number(capacity_bytes),
-            bandwidth_bytes_per_s=number(1e9),
-            latency_s=number(1e-6),
-        )
-
-    chip = emu.Chip(
-        name="host",
-        vendor="nobody",
-        memories=(
-            memory("llc", "on-chip", "rotation", 40_000),
-            memory("dram", "off-chip", "rotation", 1e10),
-            memory("device", "on-chip", "memory-kind", 1e10),
-            memory("pinned_host", "off-chip", "memory-kind", 1e10),
-        ),
-        peak_flops_per_s={"float32": number(1e11)},
-    )
-    return Probed(
-        chip=chip, per_step_s=number(1e-5), per_kernel_s=number(2e-6), disturbed_share=0.0
-    )
 
 
 def command(workdir: Path | str, *flags: str) -> list[str]:

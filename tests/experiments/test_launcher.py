@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import ExperimentError
-from experiments.launch import check_config
+from experiments.launcher import check_config
 
 # ml_collections 1.1 loads config files in a way that Python means to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -82,7 +82,7 @@ def test_a_config_that_cannot_be_run_is_one_line(
 
 
 def launched(body: str) -> "subprocess.Popen[str]":
-    script = "from experiments.launch import launch\nimport sys, time\ndef main():\n"
+    script = "from experiments.launcher import launch\nimport sys, time\ndef main():\n"
     script += textwrap.indent(textwrap.dedent(body), "    ") + "\nlaunch(main, goes_on=True)\n"
     return subprocess.Popen(
         [sys.executable, "-c", script],

@@ -1,0 +1,68 @@
+"""An experiment whose workdir is a bucket, stopped as a spot machine is, and gone on with."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from experiments.bucket import Bucket
+from experiments.bucket_results import read_rows
+from tests.experiments.conftest import BUCKET
+from tests.experiments.test_run import CLIFF, command
+
+SMALL = [*CLIFF, "--config.dtypes=('float32',)", "--config.layers=(1,2)"]
+
+
+def test_preempted_and_gone_on_with(environment: dict[str, str], s3: dict[str, str]) -> None:
+    url = f"s3://{BUCKET}/preempted"
+    environment = {**s3, **environment} | {k: v for k, v in s3.items() if k.startswith("AWS_")}
+    process = subprocess.Popen(
+        command(url, *SMALL),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    limit = time.monotonic() + 120
+    while not (first := read_rows(Bucket(url))) and process.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "stopped by SIGTERM; what was finished is kept, and the same command goes" in errors
+    assert "Traceback" not in errors
+
+    again = subprocess.run(
+        command(url, *SMALL),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "held by a run" not in again.stderr  # the first one let go of it
+    rows = read_rows(Bucket(url))
+    assert rows[: len(first)] == first
+    assert len({row["key"] for row in rows}) == len(Bucket(url).names("rows")) == len(rows) == 7
+    assert f"{url}/report.html" in again.stdout
+    assert b"Weights in llc" in Bucket(url).read(["report.html"])["report.html"]
+
+
+def test_a_bucket_that_is_not_there_is_one_line(
+    environment: dict[str, str], s3: dict[str, str]
+) -> None:
+    environment = environment | {k: v for k, v in s3.items() if k.startswith("AWS_")}
+    done = subprocess.run(
+        command("s3://nobodys-bucket/x", *SMALL),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith("error: workdir s3://nobodys-bucket/x cannot be ")
