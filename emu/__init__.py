@@ -13,6 +13,7 @@ from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
 from emu.residency import Realized, realize
 from emu.rules import Rule
+from emu.sharding import Layout, shard
 from emu.splits import Split
 from emu.spreading import Spread, spread
 from emu.stacks import Stack, stack, stacks
@@ -34,6 +35,7 @@ __all__ = [
     "EmuError",
     "Hints",
     "Latency",
+    "Layout",
     "Leaf",
     "Link",
     "Memory",
@@ -63,6 +65,7 @@ __all__ = [
     "place",
     "predict",
     "realize",
+    "shard",
     "spread",
     "stack",
     "stacks",

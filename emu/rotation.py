@@ -36,12 +36,15 @@ def rotated(
 ) -> list[list[jax.Array]]:
     """R lists of the leaves; the off-chip ones are buffers of their own in each, the others one.
 
+    Leaves may lie over several devices, each of which has a cache of `cache_bytes` of its own.
+
     Raises EmuError where the copies would not fit in the RAM that is free.
     """
     moving = [leaf for leaf, far in zip(leaves, off_chip, strict=True) if far and leaf.size]
-    off_chip_bytes = sum(leaf.nbytes for leaf in moving)
+    off_chip_bytes = sum(map(_on_one_device, moving))
     copies = copies_needed(off_chip_bytes, cache_bytes)
-    extra = (copies - 1) * (off_chip_bytes + len(moving) * BOOKKEEPING_BYTES)
+    shards = len(moving[0].addressable_shards) if moving else 1
+    extra = (copies - 1) * (off_chip_bytes * shards + len(moving) * BOOKKEEPING_BYTES)
     free = ram.available_bytes()
     if extra > free:
         raise EmuError(
@@ -55,3 +58,7 @@ def rotated(
     lists += [[jnp.copy(leaf) if far else leaf for leaf, far in paired] for _ in range(copies - 1)]
     jax.block_until_ready(lists)
     return lists
+
+
+def _on_one_device(leaf: jax.Array) -> int:
+    return max(shard.data.nbytes for shard in leaf.addressable_shards)

@@ -40,8 +40,11 @@ def _load() -> None:
 
 
 def native() -> bool:
-    """Whether a function traced now would use the native products."""
-    return jax.default_backend() == "cpu" and available()
+    """Whether a function traced now would use the native products.
+
+    Not where the CPU is several devices: XLA cannot partition a call out of its program.
+    """
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and available()
 
 
 def matvec(x: jax.Array, matrices: Sequence[Matrix]) -> tuple[jax.Array, ...]:
