@@ -61,4 +61,4 @@ def rotated(
 
 
 def _on_one_device(leaf: jax.Array) -> int:
-    return max(shard.data.nbytes for shard in leaf.addressable_shards)
+    return max(int(shard.data.nbytes) for shard in leaf.addressable_shards)

@@ -8,6 +8,7 @@ leaves use only the first part (heads of keys that are fewer than ranks) is seve
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -138,7 +139,7 @@ def _axes(spans: Iterable[_Span], named: Mapping[str, int]) -> dict[str, _Span]:
         ends[name] = at
     ordered = sorted(bounds)
     pieces: dict[str, list[_Span]] = {}
-    for low, high in zip(ordered, ordered[1:], strict=False):
+    for low, high in itertools.pairwise(ordered):
         if high % low:
             raise EmuError(
                 f"shard: some weights are split over {low} ranks and others over {high}, which no "
@@ -170,7 +171,9 @@ def _names(axes: Mapping[str, _Span], spans: Iterable[_Span]) -> tuple[str, ...]
 def _put(array: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(array, jax.Array) and array.sharding == sharding:
         return array
+    put: jax.Array
     if jax.process_count() == 1:
-        return jax.device_put(array, sharding)
+        put = jax.device_put(array, sharding)
+        return put
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

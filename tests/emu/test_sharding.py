@@ -118,7 +118,7 @@ def traced(heads=16, kv_heads=8, batch=1):
         (
             {"heads": 9, "kv_heads": 3},
             {"chips": 2, "tensor": 2},
-            r"9 heads .* over 2 tensor ranks: not divi",
+            r"9 heads .* 2 tensor ranks: not div",
         ),
         ({}, {"chips": 8, "tensor": 8}, r"8 ranks need as many devices, and there are 1"),
         ({}, {"chips": 2, "pipeline": 2}, r"pipeline stages are no axis of a mesh"),
