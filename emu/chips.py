@@ -261,8 +261,10 @@ class Chip:
         Raises:
           EmuError: the chip has none of them.
         """
+        if dtype in self.peak_flops_per_s:
+            return self.peak_flops_per_s[dtype]
         base = dtype.partition("_")[0]
-        for candidate in (dtype, base, *WIDER.get(base, ())):
+        for candidate in (base, *WIDER.get(base, ())):
             if candidate in self.peak_flops_per_s:
                 return self.peak_flops_per_s[candidate]
         known = ", ".join(self.peak_flops_per_s) or "none"

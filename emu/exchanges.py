@@ -16,23 +16,24 @@ of more steps is never faster than two shots here, and is left out. Not modelled
 groups, and topologies that cannot give every pair of a group its share at once.
 """
 
+import functools
 import math
 from typing import Any
 
-import numpy as np
-
 from emu.chips import Chip, Link
 from emu.errors import EmuError
+from emu.scalars import Scalars
+from emu.work import Collective
 
 _MEASURED_BYTES = 8192
 
 
 def link_of(chip: Chip, chips: int = 2) -> Link:
     """The link by which so many chips reach each other: the first that joins enough of them."""
-    links = [link for link in chip.links if link.scope == "chips"]
-    for link in links:
-        if link.nodes is None or link.nodes >= chips:
+    for link in chip.links:
+        if link.scope == "chips" and (link.nodes is None or link.nodes >= chips):
             return link
+    links = [link for link in chip.links if link.scope == "chips"]
     if not links:
         raise EmuError(f"chip {chip.name!r} has no link to other chips: it works alone")
     most = max(links, key=lambda link: link.nodes or 0)
@@ -44,9 +45,14 @@ def link_of(chip: Chip, chips: int = 2) -> Link:
 
 def hops(link: Link, group: int) -> int:
     """Hops between the chips of a group that are farthest apart, closely packed."""
+    return _hops(link.topology, link.ports, group)
+
+
+@functools.cache
+def _hops(topology: str, ports: int, group: int) -> int:
     if group <= 1:
         return 0
-    side = math.ceil(group ** (1 / 3) - 1e-9) if link.topology == "torus-3d" else 0
+    side = math.ceil(group ** (1 / 3) - 1e-9) if topology == "torus-3d" else 0
     flat = math.ceil(math.sqrt(group) - 1e-9)
     return {
         "ring": group // 2,
@@ -54,27 +60,26 @@ def hops(link: Link, group: int) -> int:
         "torus-2d": max(1, 2 * (flat // 2)),
         "torus-3d": max(1, 3 * (side // 2)),
         # A group has every chip wired to every other within it, and groups to each other.
-        "dragonfly": 1 if group <= link.ports + 1 else 3,
-    }.get(link.topology, 1)
+        "dragonfly": 1 if group <= ports + 1 else 3,
+    }.get(topology, 1)
 
 
 def seconds(
     chip: Chip,
-    kind: str,
-    group: int,
-    sent_bytes: Any,
-    xp: Any = np,
+    of: Collective,
+    xp: Any = Scalars,
     *,
     per_chip: int = 1,
     share: Any = 1.0,
     as_measured: bool = False,
 ) -> Any:
-    """Seconds of one exchange; `sent_bytes` may be an array, of which 0 takes no time.
+    """Seconds of one exchange.
 
     per_chip: how many of the group's ranks are cores of one chip and share its link.
     share: of the link's bandwidth that the software reaches.
     as_measured: beside that, at most what exchanges were measured to reach.
     """
+    group, sent_bytes = of.group, float(of.bytes)
     chips = -(-group // per_chip)
     link = link_of(chip, chips)
     if as_measured and link.achieved_share is not None:
@@ -82,17 +87,17 @@ def seconds(
     per_byte = per_chip / (link.bandwidth_bytes_per_s.value * share)
     hop = link.latency_s.value
     across = max(1, hops(link, chips)) * hop
-    share = (group - 1) / group * sent_bytes * per_byte
-    if kind == "permute":
-        taken = hop + sent_bytes * per_byte
-    elif kind == "all_reduce":
-        one_shot = across + (group - 1) * sent_bytes * per_byte
-        taken = xp.minimum(one_shot, 2 * across + 2 * share)
-        measured = [n for n in sorted(link.small_allreduce_s) if n >= chips]
-        if measured:
-            least = link.small_allreduce_s[measured[0]].value
-            above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
-            taken = least + above * per_byte
-    else:
-        taken = across + share
-    return xp.where(sent_bytes > 0, taken, 0.0)
+    share_of_group = (group - 1) / group * sent_bytes * per_byte
+    if not sent_bytes:
+        return 0.0
+    if of.kind == "permute":
+        return hop + sent_bytes * per_byte
+    if of.kind != "all_reduce":
+        return across + share_of_group
+    measured = [n for n in link.small_allreduce_s if n >= chips]
+    if measured:
+        least = link.small_allreduce_s[min(measured)].value
+        above = max(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
+        return least + above * per_byte
+    one_shot = across + (group - 1) * sent_bytes * per_byte
+    return xp.minimum(one_shot, 2 * across + 2 * share_of_group)

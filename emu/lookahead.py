@@ -19,9 +19,12 @@ The form is exact: where low < high every lead in between passes without touchin
 that edge = low - gain, and where low = high it no longer matters how the run began.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from emu import windows
 
 
 class Run(NamedTuple):
@@ -65,16 +68,56 @@ def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
     return Run(*[field[..., 0] for field in runs])
 
 
-def folded_one_by_one(runs: Run) -> Run:
-    """`folded` for a few runs of plain numbers, where NumPy's calls would take longer."""
-    gain, low, high, least, edge = NOTHING
-    for more, floor, cap, stall, start in zip(*(field.tolist() for field in runs), strict=True):
-        over_high, over_low = max(0.0, start - high), max(0.0, start - low)
-        gain, low, high = gain + more, low + more, high + more
-        low = cap if low > cap else max(floor, low)
-        high = cap if high > cap else max(floor, high)
-        least, edge = least + stall + over_high, edge + over_low - over_high
+def followed_by(run: Run, slacks: Iterable[float], caps: Iterable[float]) -> Run:
+    """`run` and then kernels (`one`) of plain numbers, without an array or a record for each."""
+    gain, low, high, least, edge = run
+    for slack, cap in zip(slacks, caps, strict=True):
+        gain += slack
+        low += slack
+        high += slack
+        if low < 0.0:
+            if high < 0.0:
+                least -= high
+                edge += high
+                high = 0.0
+            edge -= low
+            low = 0.0
+        if high > cap:
+            high = cap
+            low = min(low, cap)
     return Run(gain, low, high, least, edge)
+
+
+class Moves(NamedTuple):
+    """The lead's way through a schedule, launches and arithmetic by turns, in as few steps as do.
+
+    Steps that cannot lower the lead, and leave it no more room one after the other, are one step
+    of their sum: min(b, min(a, lead + x) + y) = min(b, lead + x + y) where x, y >= 0 and a >= b.
+    """
+
+    starts: Any  # [moves]: of each, among [launch, arithmetic] of row after row
+    ahead: Any  # [moves]: bytes that the port may be ahead by at its end
+    runs: tuple[tuple[int, int, int], ...]  # (first, last + 1, repeats)
+
+
+def moves_of(runs: Sequence[windows.Run], ahead: Any, reads: Any) -> Moves:
+    """The moves of rows that the port may be `ahead` [rows, 2] of, of which `reads` [rows] wait."""
+    ahead = ahead.ravel()
+    lowers = np.stack((np.zeros(len(reads), bool), reads), axis=1).ravel()
+    apart = np.ones(len(ahead), bool)
+    apart[1:] = lowers[1:] | lowers[:-1] | (ahead[1:] > ahead[:-1])
+    apart[[2 * run.start for run in runs]] = True
+    starts = np.flatnonzero(apart)
+    ends = np.append(starts[1:], len(ahead)) - 1
+    first = np.cumsum(apart) - 1  # the move of each step
+    return Moves(
+        starts=starts,
+        ahead=ahead[ends],
+        runs=tuple(
+            (int(first[2 * run.start]), int(first[2 * run.stop - 1]) + 1, run.repeats)
+            for run in runs
+        ),
+    )
 
 
 def repeated(run: Run, times: Any, xp: Any = np) -> Run:

@@ -15,6 +15,7 @@ import numpy as np
 
 from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
 from emu.curves import Reads, reads_of
+from emu.lookahead import Moves, moves_of
 from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
@@ -22,27 +23,27 @@ from emu.spreading import spread
 from emu.system import System
 from emu.work import Work
 
-_FEW = 150  # rows that are folded faster one by one than pairwise in arrays
-
 
 class Plan(NamedTuple):
     """What of a (work, placement) does not depend on the system's numbers."""
 
     schedule: Schedule
     through: Any  # [memories, memories]: bytes of row's memory pass column's port
-    all_bytes: Any  # [rows, memories]: through each port
-    ahead_at_begin: Any
-    ahead_at_end: Any
+    # [memories, 2, rows]: through each port when a kernel runs (not ahead of it), and in all
+    port_bytes: Any
     off_chip: tuple[int, ...]  # ports that fetch weights ahead
-    at_run: Any  # [rows, memories]: bytes through each port when a kernel runs, not ahead of it
-    touched: Any  # [rows, memories]: whether it is waited for, which weights read ahead are not
+    # By such a port [rows, 2]: bytes that it may be ahead by when a row begins, and when it ends
+    ahead: dict[int, Any]
+    moves: dict[int, Moves]  # by such a port: those rows as few steps of its lead
+    touched: Any  # [memories, rows]: whether it is waited for, which weights read ahead are not
     faster: Any  # [memories, memories]: the row's memory buffers in the column's
     longest: int  # rows in a run, filled up to a power of two
     run_repeats: Any  # filled up to a power of two
-    many: bool  # too many rows and runs to go through one by one
     regions: Regions | None  # on a chip that is a mesh of cores
-    cache_bytes: Any  # [rows, memories]: of the cache alone, through each port
+    cache_bytes: Any  # [memories, 1, rows]: of the cache alone, through each port
+    entering: Any  # [rows]: bytes of weights and cache that enter the compute units
     unpacked: Any  # [rows]: weights stored as integers that products take in
+    unpacks: bool  # whether there are any
     reads: Reads  # of products, for memories measured by size of read
     tokens: int  # that the step gives, on one replica
     routed_layers: int  # layers of experts
@@ -94,27 +95,32 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         if m.placement == "off-chip" and depth != 0 and carried[0, :, i].any()
     )
     at_run = np.array([i not in off_chip for i in range(len(memories))], np.float64)
-    moved = of.calls * (of.repeats @ of.bytes.sum(0)) * _at_once(placement.system)
+    begin, end = of.ahead_at_begin @ through, of.ahead_at_end @ through
+    ahead = {j: np.stack((begin[:, j], end[:, j]), axis=1) for j in off_chip}
+    unpacking = np.array([unpacked(row, dtypes) for row in of.rows])
+    moved = (of.times @ of.bytes.sum(0)) * _at_once(placement.system)
     return Plan(
         schedule=of,
         through=through,
-        all_bytes=carried.sum(0),
-        ahead_at_begin=of.ahead_at_begin @ through,
-        ahead_at_end=of.ahead_at_end @ through,
+        port_bytes=np.array((carried[1:].sum(0) + carried[0] * at_run, carried.sum(0)))
+        .transpose(2, 0, 1)
+        .copy(),
         off_chip=off_chip,
-        at_run=carried[1:].sum(0) + carried[0] * at_run,
-        touched=(of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).astype(np.float64),
+        ahead=ahead,
+        moves={j: moves_of(of.runs, ahead[j], carried[0, :, j] > 0) for j in off_chip},
+        touched=(of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).T.astype(np.float64, order="C"),
         faster=through - np.eye(len(memories)),
         longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
         run_repeats=repeats,
-        many=len(of.rows) + len(of.runs) > _FEW,
         regions=(
             None
             if mesh_of(placement.system.chip) is None
             else regions(of, work, placement.system.pipeline)
         ),
-        cache_bytes=carried[1],
-        unpacked=np.array([unpacked(row, dtypes) for row in of.rows]),
+        cache_bytes=carried[1].T[:, None].copy(),
+        entering=of.bytes[:2].sum((0, 2)),
+        unpacked=unpacking,
+        unpacks=bool(unpacking.any()),
         reads=reads_of(of, placement),
         tokens=tokens_given(work),
         routed_layers=routed_layers,

@@ -9,6 +9,7 @@ stacked layers that live in several memories is several runs, one for each resid
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
@@ -53,13 +54,18 @@ class Schedule:
     flops: Array  # [rows, flop_kinds]
     flop_kinds: tuple[tuple[str, bool], ...]  # (dtype, whether of products)
     launched: Array  # [rows] of 0 and 1
-    collectives: tuple[tuple[str, int], ...]  # (kind, group)
-    collective_bytes: Array  # [rows, collectives]
+    collectives: tuple[Collective, ...]  # that send anything, each once
+    exchanges: Array  # [rows, collectives] of 0 and 1
     # Bytes of weights [rows, memories] that a port may be ahead by when a row's arithmetic begins
     # and when it ends: those of the kernels looked ahead to, at most a whole call's.
     ahead_at_begin: Array
     ahead_at_end: Array
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def times(self) -> Array:
+        """How often each row runs in the whole step."""
+        return self.calls * self.repeats
 
 
 def schedule(work: Work, placement: Placement, depth: int | None) -> Schedule:
@@ -101,17 +107,17 @@ def _arrays(
     memories: int,
 ) -> Schedule:
     flop_kinds = sorted({(dtype, dot) for row in rows for dtype, dot, _ in row.flops})
-    kinds = sorted({(c.kind, c.group) for row in rows if (c := row.collective)})
+    sent = list(dict.fromkeys(c for row in rows if (c := row.collective) and c.bytes))
     flops = np.zeros((len(rows), len(flop_kinds)))
-    sent = np.zeros((len(rows), len(kinds)))
+    exchanges = np.zeros((len(rows), len(sent)))
     repeats = np.zeros(len(rows))
     for run in runs:
         repeats[run.start : run.stop] = run.repeats
     for i, row in enumerate(rows):
         for dtype, dot, count in row.flops:
             flops[i, flop_kinds.index((dtype, dot))] += count
-        if row.collective:
-            sent[i, kinds.index((row.collective.kind, row.collective.group))] = row.collective.bytes
+        if row.collective in sent:
+            exchanges[i, sent.index(row.collective)] = 1.0
     held = np.array([row.bytes for row in rows]).reshape(-1, 3, memories).transpose(1, 0, 2)
     at_begin, at_end = windows(held[0], runs, depth)
     return Schedule(
@@ -123,8 +129,8 @@ def _arrays(
         flops=flops,
         flop_kinds=tuple(flop_kinds),
         launched=np.array([float(row.launched) for row in rows]),
-        collectives=tuple(kinds),
-        collective_bytes=sent,
+        collectives=tuple(sent),
+        exchanges=exchanges,
         ahead_at_begin=at_begin,
         ahead_at_end=at_end,
         notes=work.notes,

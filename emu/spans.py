@@ -19,7 +19,7 @@ from emu.timeline import Span
 _MOST = 200_000  # kernels
 
 
-def build_spans(of: Schedule, system: System, at: Clocked, per_step_s: float) -> tuple[Span, ...]:
+def build_spans(of: Schedule, system: System, at: Clocked) -> tuple[Span, ...]:
     """Spans of the whole step, by resource and then by time.
 
     Raises EmuError for steps of more kernels than anybody can look at.
@@ -35,6 +35,7 @@ def build_spans(of: Schedule, system: System, at: Clocked, per_step_s: float) ->
             f"most {_MOST:,}; predict a part of it"
         )
     order = np.tile(order, of.calls)
+    per_step_s = float(at.per_step)
     port = max(at.waits, key=lambda j: float(at.waits[j])) if at.waits else None
     played = _played(at, order, None if port is None else at.feeds[port])
     spans = list(_of_step(per_step_s))
@@ -54,10 +55,11 @@ class _Played:
         self.fed = np.zeros(count + 1)  # seconds of feed needed by the end of each kernel
 
 
-def _played(at: Clocked, order: Any, feeding: tuple[Any, Any, Any] | None) -> _Played:
+def _played(at: Clocked, order: Any, feeding: tuple[Any, Any] | None) -> _Played:
     """The lead settles in the first pass; the second is the one that is kept."""
     zero = np.zeros_like(at.busy)
-    feed, cap_at_begin, cap_at_end = feeding or (zero, zero, zero)
+    feed, caps = feeding or (zero, np.stack((zero, zero), axis=1))
+    cap_at_begin, cap_at_end = caps.T
     lead = 0.0
     for _ in range(2 + (feeding is not None)):
         played = _Played(len(order))
@@ -99,7 +101,7 @@ def _of_kernels(
 ) -> Iterator[Span]:
     columns = [("compute", at.compute), ("link", at.exchange)]
     columns += [
-        (memory.name, at.at_run[:, j]) for j, memory in enumerate(system.chip.memories) if j != port
+        (memory.name, at.at_run[j]) for j, memory in enumerate(system.chip.memories) if j != port
     ]
     for n, i in enumerate(order):
         row = of.rows[i]

@@ -6,6 +6,9 @@ pytree's leaves.
 """
 
 import dataclasses
+import functools
+
+import numpy as np
 
 from emu.chips import Chip
 from emu.errors import EmuError
@@ -50,7 +53,7 @@ class System:
             object.__setattr__(self, "stack", stack(self.stack))
         self.ranks  # noqa: B018 (degrees that do not come out are refused here)
 
-    @property
+    @functools.cached_property
     def ranks(self) -> Ranks | None:
         """How the ranks are laid out; None where the chips of a replica are one pool."""
         return layout(
@@ -60,6 +63,24 @@ class System:
             pipeline=self.pipeline,
             expert=self.expert,
             data=self.data,
+        )
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether all numbers that the clock uses are plain, none traced."""
+        chip, link_numbers = self.chip, []
+        for link in chip.links:
+            link_numbers += [link.bandwidth_bytes_per_s, link.latency_s, link.achieved_share]
+            link_numbers += link.small_allreduce_s.values()
+        used = [number for _, number in self.software.numbers]
+        for m in chip.memories:
+            used += [m.bandwidth_bytes_per_s, m.latency_s, m.capacity_bytes, m.achieved_share]
+        used += [*chip.peak_flops_per_s.values(), *link_numbers]
+        used += [chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s]
+        return all(
+            isinstance(number.value, int | float | np.number)
+            for number in used
+            if number is not None
         )
 
     @property

@@ -39,15 +39,16 @@ from emu.chips import Chip, Memory
 from emu.clocked import Clocked
 from emu.curves import least_seconds
 from emu.errors import EmuError
-from emu.lookahead import NOTHING
+from emu.lookahead import NOTHING, Moves
 from emu.mesh import crossing_seconds, mesh_of
 from emu.placement import Placement
 from emu.planning import Plan, plan_of
+from emu.scalars import Scalars
 from emu.schedule import Schedule
 from emu.spans import build_spans
 from emu.system import System
 from emu.timeline import Timeline
-from emu.work import Work
+from emu.work import Collective, Work
 
 _NUMBERS = (int, float, np.number)
 
@@ -73,7 +74,7 @@ def predict(work: Work, system: System, placement: Placement, *, smooth: float =
         raise EmuError(f"predict: smooth must be from 0 to below 1, not {smooth}")
     _check(system, placement)
     plan = plan_of(work, placement, system.software.prefetch_kernels)
-    if _is_plain(system):
+    if system.is_plain:
         return _timeline(plan, system, np, smooth)
     return _traced(plan, system, smooth)
 
@@ -108,23 +109,6 @@ def _traced(plan: Plan, system: System, smooth: float) -> Timeline:
         return scoped(*numbers)
 
 
-def _is_plain(system: System) -> bool:
-    """Whether all numbers that the clock uses are plain, none traced."""
-    chip, stack = system.chip, system.software
-    used = [m.bandwidth_bytes_per_s for m in chip.memories]
-    used += [m.latency_s for m in chip.memories] + [m.capacity_bytes for m in chip.memories]
-    used += [m.achieved_share for m in chip.memories if m.achieved_share is not None]
-    used += [number for _, number in stack.numbers]
-    used += chip.peak_flops_per_s.values()
-    used += [
-        n for n in (chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s) if n is not None
-    ]
-    for link in chip.links:
-        used += [link.bandwidth_bytes_per_s, link.latency_s, *link.small_allreduce_s.values()]
-        used += [] if link.achieved_share is None else [link.achieved_share]
-    return all(isinstance(number.value, _NUMBERS) for number in used)
-
-
 def _check(system: System, placement: Placement) -> None:
     placed = placement.system
     if system.ranks is None and system.chips_per_replica > 1:
@@ -154,12 +138,10 @@ def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
     power = system.chip.power_w
     build = None
     if xp is np:
-        build = functools.partial(
-            build_spans, plan.schedule, system, clocked, float(per_step_seconds(plan, system))
-        )
+        build = functools.partial(build_spans, plan.schedule, system, clocked)
     return Timeline(
         seconds=clocked.seconds,
-        breakdown=breakdown(plan.schedule, per_step_seconds(plan, system), clocked, xp),
+        breakdown=breakdown(plan.schedule, clocked),
         traffic=plan.traffic,
         energy_j=None if power is None else power.value * system.chips * clocked.seconds,
         notes=plan.notes,
@@ -175,75 +157,62 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     peaks = [peak * stack.compute_share.value / per_chip for peak in _peaks(of, chip)]
     compute = of.flops @ _row(xp, [1.0 / peak for peak in peaks])
     slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
-    ports = (plan.at_run + slower * plan.cache_bytes) / bandwidth
-    all_ports = (plan.all_bytes + slower * plan.cache_bytes) / bandwidth
-    unpacking = np.zeros(len(of.rows))
-    if plan.unpacked.any():
-        per_weight = stack.unpack_flops.value * per_chip / chip.peak("float32").value
-        unpacking = plan.unpacked * per_weight
-    exchange = sum(
-        (
-            exchanges.seconds(
-                chip,
-                kind,
-                group,
-                of.collective_bytes[:, i],
-                xp,
-                per_chip=per_chip,
-                share=stack.link_share.value,
-                as_measured=stack.as_measured,
-            )
-            for i, (kind, group) in enumerate(of.collectives)
-        ),
-        np.zeros(len(of.rows)),
-    )
-    entry = _entry(of, chip, per_chip)
-    exchange = exchange + (of.collective_bytes.sum(-1) > 0) * stack.per_exchange_s.value
+    ports = (plan.port_bytes + slower * plan.cache_bytes) / bandwidth[:, None, None]
+    exchange = of.exchanges @ _row(xp, [_exchange(c, system, xp) for c in of.collectives])
     crossing = np.zeros(len(of.rows))
     if plan.regions is not None:
         # A region of a mesh has its share of the chip; what is off it comes over one port for all.
         share = plan.regions.share
         near = np.array([m.placement == "on-chip" for m in chip.memories])
-        slower = np.where(near, 1.0 / share[:, None], 1.0)
-        ports, all_ports, compute = ports * slower, all_ports * slower, compute / share
+        ports = ports * np.where(near[:, None, None], 1.0 / share, 1.0)
+        compute = compute / share
         mesh = mesh_of(chip)
         assert mesh is not None
         crossing = crossing_seconds(plan.regions, mesh, stack, xp)
-    reads = least_seconds(plan.reads, system, xp)
-    busy = _greatest(xp, smooth, [compute, exchange, *ports.T, *entry, *reads])
-    needed = _greatest(xp, 0.0, [compute, exchange, *all_ports.T, *entry, *reads])
+    others = [compute, exchange, *_entry(plan, chip, per_chip)]
+    others += least_seconds(plan.reads, system, xp)
+    at_run, in_all = ports[:, 0], ports[:, 1]
+    busy = _greatest(xp, smooth, [*others, *at_run])
+    needed = _greatest(xp, 0.0, [*others, *in_all])
     per_kernel = stack.per_kernel_s.value
     if stack.as_measured and chip.kernel_s is not None:
         per_kernel = per_kernel + chip.kernel_s.value
     before = of.launched * per_kernel + stack.exposed_latency.value * _latency(plan, chip, xp)
-    before = before + crossing + unpacking
-    alone = of.calls * (of.repeats @ (before + busy))
+    before = before + crossing
+    if plan.unpacks:
+        before = before + plan.unpacked * (
+            stack.unpack_flops.value * per_chip / chip.peak("float32").value
+        )
+    in_a_call = of.repeats @ (before + busy)
     feeds = {}
     waits = {}
     for j in plan.off_chip:
-        buffer = xp.minimum(
-            stack.prefetch_bytes.value,
-            _row(xp, [m.capacity_bytes.value / per_chip for m in chip.memories]) @ plan.faster[j],
-        )
-        feed = all_ports[:, j]
-        caps = [
-            xp.minimum(ahead[:, j], buffer) / bandwidth[j]
-            for ahead in (plan.ahead_at_begin, plan.ahead_at_end)
-        ]
-        feeds[j] = (feed, caps[0], caps[1])
-        rounding = smooth * alone / (of.calls * of.repeats.sum()) if smooth else 0.0
-        waits[j] = of.calls * _stalls(plan, before, busy - feed, caps, xp, rounding)
-    waited = functools.reduce(xp.maximum, waits.values(), 0.0 * alone)
+        buffer = stack.prefetch_bytes.value
+        for memory, buffers in zip(chip.memories, plan.faster[j], strict=True):
+            if buffers:
+                buffer = xp.minimum(buffer, memory.capacity_bytes.value / per_chip)
+        feed = in_all[j]
+        caps = xp.minimum(plan.ahead[j], buffer) / bandwidth[j]
+        feeds[j] = (feed, caps)
+        if system.is_plain and not smooth:
+            rooms = np.minimum(plan.moves[j].ahead, buffer) / bandwidth[j]
+            stalls = _stalls_of_plain(plan.moves[j], before, busy - feed, rooms)
+        else:
+            rounding = smooth * in_a_call / of.repeats.sum() if smooth else 0.0
+            stalls = _stalls(plan, before, busy - feed, caps, xp, rounding)
+        waits[j] = of.calls * stalls
+    per_step = per_step_seconds(plan, system)
     return Clocked(
-        seconds=per_step_seconds(plan, system) + alone + waited,
+        seconds=functools.reduce(xp.maximum, waits.values(), 0.0) + of.calls * in_a_call + per_step,
+        per_step=per_step,
         before=before,
         crossing=crossing,
         busy=busy,
         compute=compute,
         exchange=exchange,
         needed=needed,
-        by_kind=xp.sum(of.bytes / bandwidth, axis=-1),
-        at_run=ports,
+        by_kind=of.bytes @ (1.0 / bandwidth),
+        at_run=at_run,
         feeds=feeds,
         waits=waits,
     )
@@ -259,22 +228,11 @@ def per_step_seconds(plan: Plan, system: System) -> Any:
     )
 
 
-def _stalls(
-    plan: Plan, before: Any, slack: Any, caps: Sequence[Any], xp: Any, rounding: Any
-) -> Any:
-    """Stalls on one port in one of the schedule's calls."""
+def _stalls(plan: Plan, before: Any, slack: Any, caps: Any, xp: Any, rounding: Any) -> Any:
+    """Stalls on one port in one of the schedule's calls; caps on its lead are [rows, 2]."""
     kernels = lookahead.then(
-        lookahead.one(before, caps[0]), lookahead.one(slack, caps[1]), xp, rounding
+        lookahead.one(before, caps[:, 0]), lookahead.one(slack, caps[:, 1]), xp, rounding
     )
-    if xp is np and not plan.many and not rounding:
-        each = [
-            lookahead.folded_one_by_one(lookahead.Run(*[f[run.start : run.stop] for f in kernels]))
-            for run in plan.schedule.runs
-        ]
-        few = lookahead.repeated(
-            lookahead.Run(*np.array(each).T), plan.run_repeats[: len(each)], np
-        )
-        return lookahead.stalls_of_cycle(lookahead.folded_one_by_one(few), np)
     laid = lookahead.Run(
         *[
             _laid_out(plan, field, nothing, xp)
@@ -283,6 +241,21 @@ def _stalls(
     )
     runs = lookahead.repeated(lookahead.folded(laid, xp, rounding), plan.run_repeats, xp)
     return lookahead.stalls_of_cycle(lookahead.folded(runs, xp, rounding), xp, rounding)
+
+
+def _stalls_of_plain(moves: Moves, before: Any, slack: Any, rooms: Any) -> float:
+    """`_stalls` of plain numbers, exactly and without an array for each step."""
+    steps = np.array((before, slack)).T.ravel()
+    slacks, caps = np.add.reduceat(steps, moves.starts).tolist(), rooms.tolist()
+    nothing = cycle = lookahead.Run(*NOTHING)
+    for start, stop, repeats in moves.runs:
+        if repeats == 1:
+            cycle = lookahead.followed_by(cycle, slacks[start:stop], caps[start:stop])
+            continue
+        once = lookahead.followed_by(nothing, slacks[start:stop], caps[start:stop])
+        again = lookahead.repeated(once, repeats, Scalars)
+        cycle = lookahead.then(cycle, again, Scalars)
+    return float(lookahead.stalls_of_cycle(cycle, Scalars))
 
 
 def _laid_out(plan: Plan, field: Any, nothing: float, xp: Any) -> Any:
@@ -324,16 +297,28 @@ def _lower(a: Any, b: Any) -> Any:
     return min(a, b) if plain else jnp.minimum(a, b)
 
 
-def _entry(of: Schedule, chip: Chip, per_chip: int) -> list[Any]:
+def _exchange(of: Collective, system: System, xp: Any) -> Any:
+    stack = system.software
+    return stack.per_exchange_s.value + exchanges.seconds(
+        system.chip,
+        of,
+        Scalars if xp is np else xp,
+        per_chip=1 if system.ranks is None else system.ranks.per_chip,
+        share=stack.link_share.value,
+        as_measured=stack.as_measured,
+    )
+
+
+def _entry(plan: Plan, chip: Chip, per_chip: int) -> list[Any]:
     """Seconds in which each row's stored operands enter the compute units."""
     rate = chip.weight_entry_bytes_per_s
-    return [] if rate is None else [of.bytes[:2].sum((0, 2)) * per_chip / rate.value]
+    return [] if rate is None else [plan.entering * (per_chip / rate.value)]
 
 
 def _latency(plan: Plan, chip: Chip, xp: Any) -> Any:
     """The longest latency of the memories that a row reads when it runs."""
-    latency = _row(xp, [m.latency_s.value for m in chip.memories])
-    return xp.max(plan.touched * latency, axis=-1)
+    each = [at * m.latency_s.value for at, m in zip(plan.touched, chip.memories, strict=True)]
+    return functools.reduce(xp.maximum, each)
 
 
 def _row(xp: Any, numbers: list[Any]) -> Any:

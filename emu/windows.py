@@ -32,7 +32,7 @@ def ends_apart(rows: Sequence[T], runs: Sequence[Run], depth: int) -> tuple[list
     new_runs: list[Run] = []
     for run in runs:
         body = rows[run.start : run.stop]
-        last = min(run.repeats, -(-depth // len(body)) + 1)
+        last = min(run.repeats, -(-depth // len(body)))
         parts = (
             [(body, run.repeats - last), ([*body] * last, 1)] if run.repeats > 1 else [(body, 1)]
         )

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from emu import lookahead
 from emu.lookahead import NOTHING, Run
+from emu.windows import Run as Run_
 
 KERNELS = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 6)), min_size=1, max_size=8)
 
@@ -39,9 +40,46 @@ def test_a_run_folded_pairwise_is_the_recursion(kernels, lead):
     assert after(folded(kernels), lead) == played(kernels, lead)
 
 
-@given(KERNELS, st.integers(0, 9))
-def test_folded_one_by_one_it_is_the_same(kernels, lead):
-    assert after(lookahead.folded_one_by_one(run_of(kernels)), lead) == played(kernels, lead)
+@given(KERNELS, KERNELS, st.integers(0, 9))
+def test_one_by_one_it_is_the_same(kernels, more, lead):
+    slacks, caps = zip(*more, strict=True)
+    run = lookahead.followed_by(folded(kernels), slacks, caps)
+    assert after(run, lead) == played([*kernels, *more], lead)
+
+
+# Of a kernel: launch, arithmetic beyond what the port takes, whether it reads, room at both ends.
+ROWS = st.tuples(
+    st.integers(0, 5), st.integers(-5, 5), st.booleans(), st.integers(0, 6), st.integers(0, 6)
+)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=9), st.integers(0, 8), st.integers(0, 9))
+def test_few_moves_are_the_recursion_of_many_kernels(rows, cut, lead):
+    rows = [(b, s if reads else abs(s), reads, c0, c1) for b, s, reads, c0, c1 in rows]
+    cut = min(cut, len(rows) - 1)
+    runs = [Run_(start=0, stop=cut, repeats=3)] if cut else []
+    runs.append(Run_(start=cut, stop=len(rows), repeats=1))
+    moves = lookahead.moves_of(
+        runs, np.array([row[3:] for row in rows], np.float64), np.array([row[2] for row in rows])
+    )
+    steps = np.array([row[:2] for row in rows], np.float64).ravel()
+    slacks = np.add.reduceat(steps, moves.starts).tolist()
+    run = Run(*NOTHING)
+    for start, stop, repeats in moves.runs * 2:  # the same again, as a step follows a step
+        for _ in range(repeats):
+            run = lookahead.followed_by(run, slacks[start:stop], moves.ahead[start:stop].tolist())
+    each = [[(b, c0), (s, c1)] for b, s, _, c0, c1 in rows]
+    kernels = [k for row in each[:cut] * 3 + each[cut:] for k in row]
+    assert after(run, lead) == played(kernels * 2, lead)
+
+
+def test_kernels_that_read_nothing_are_one_move():
+    rooms = np.full((5, 2), 7.0)
+    runs = [Run_(start=0, stop=4, repeats=2), Run_(start=4, stop=5, repeats=1)]
+    moves = lookahead.moves_of(runs, rooms, np.array([False, False, True, False, False]))
+    # The launches of the first three with the arithmetic of two; the third's; the rest of its run.
+    assert moves.starts.tolist() == [0, 5, 6, 8]
+    assert moves.runs == ((0, 3, 2), (3, 4, 1))
 
 
 @given(KERNELS, st.integers(1, 7), st.integers(0, 9))
