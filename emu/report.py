@@ -12,7 +12,7 @@ import html
 import io
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from matplotlib.artist import Artist
@@ -69,12 +69,26 @@ class Panel:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Horizontal bars, a line each, made of parts one after the other; the same part has the same
+    colour in all panels.
+    """
+
+    title: str
+    x_label: str
+    labels: tuple[str, ...]
+    parts: dict[str, tuple[float, ...]]  # of each label
+    low: tuple[float, ...] = ()  # the ends of a whisker on each bar, where there are any
+    high: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
     """Panels side by side, `columns` a row, saved as `name.png`."""
 
     name: str
     title: str
-    panels: tuple[Panel, ...]
+    panels: tuple[Panel | Bars, ...]
     columns: int = 1
     note: str = ""
 
@@ -134,7 +148,7 @@ def drawn(figure: Figure) -> Canvas:
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
-    labels = dict.fromkeys(s.like or s.label for panel in figure.panels for s in panel.series)
+    labels = dict.fromkeys(name for panel in figure.panels for name in _names(panel))
     looks = {
         label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
         for i, label in enumerate(labels)
@@ -142,7 +156,10 @@ def drawn(figure: Figure) -> Canvas:
     shown: dict[str, Artist] = {}
     for number, panel in enumerate(figure.panels, start=1):
         axes = canvas.add_subplot(rows, columns, number)
-        _draw(axes, panel, looks)
+        if isinstance(panel, Bars):
+            _draw_bars(axes, panel, looks)
+        else:
+            _draw(axes, panel, looks)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(str(label), handle)
     canvas.suptitle(figure.title, fontsize=12)
@@ -162,6 +179,27 @@ def files(report: Report) -> dict[str, bytes]:
     """`report.html` and a PNG per figure, by name."""
     named = {f"{figure.name}.png": png(figure) for figure in report.figures}
     return named | {"report.html": page(report).encode()}
+
+
+def _names(panel: Panel | Bars) -> Iterable[str]:
+    return panel.parts if isinstance(panel, Bars) else (s.like or s.label for s in panel.series)
+
+
+def _draw_bars(axes: Axes, panel: Bars, looks: dict[str, tuple[str, str]]) -> None:
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel(panel.x_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, which="major", axis="x", alpha=0.25)
+    places = range(len(panel.labels))
+    left = [0.0] * len(panel.labels)
+    for name, lengths in panel.parts.items():
+        axes.barh(places, lengths, left=left, color=looks[name][0], label=name, height=0.7)
+        left = [a + b for a, b in zip(left, lengths, strict=True)]
+    if panel.low:
+        axes.hlines(places, panel.low, panel.high, color="#222222", linewidth=1.2)
+    axes.set_yticks(places, panel.labels)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
 
 
 def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:

@@ -15,6 +15,8 @@ def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
     """Facts about these rows; a fact that differs between rows is listed with all its values."""
     if not rows:
         return ()
+    if not any("pair" in row["measured"] for row in rows):
+        return _predicted(rows)
     latencies = [found for row in rows for found in _latencies(row["measured"])]
     samples = sum(samples_of(found) for found in latencies)
     disturbed = sum(found["disturbed_count"] for found in latencies)
@@ -35,6 +37,20 @@ def tables(rows: Sequence[Row]) -> tuple[Table, ...]:
         Table(title="Measurements", columns=("what", "value"), rows=measured),
         *_notes(rows),
         Table(title="Machine", columns=("what", "value"), rows=_each(rows, "machine")),
+        Table(title="Versions", columns=("what", "value"), rows=_each(rows, "versions")),
+    )
+
+
+def _predicted(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """Of rows that hold predictions: the machine that made them is beside the point."""
+    times = sorted(row["finished"] for row in rows)
+    made = (
+        ("predictions", str(len(rows))),
+        ("finished", f"{times[0]} to {times[-1]}"),
+        ("commit", _values(_commit(row["git"]) for row in rows)),
+    )
+    return (
+        Table(title="Predictions", columns=("what", "value"), rows=made),
         Table(title="Versions", columns=("what", "value"), rows=_each(rows, "versions")),
     )
 

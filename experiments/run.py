@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 import emu.report
 from emu.report import Report
-from experiments import cliff, decode_latency, facts, quickstart, rows
+from experiments import cliff, decode_latency, facts, quickstart, rows, seconds_saved
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.results import Results, Row
@@ -41,6 +41,9 @@ EXPERIMENTS = {
     cliff.NAME: Experiment(settings=cliff.Settings, run=cliff.run, report=cliff.report),
     decode_latency.NAME: Experiment(
         settings=decode_latency.Settings, run=decode_latency.run, report=decode_latency.report
+    ),
+    seconds_saved.NAME: Experiment(
+        settings=seconds_saved.Settings, run=seconds_saved.run, report=seconds_saved.report
     ),
     "quickstart": Experiment(
         settings=quickstart.Settings, run=quickstart.run, report=quickstart.report

@@ -23,7 +23,8 @@ def freeze(record: type[T], config: ConfigDict, where: str = "config") -> T:
     """The frozen record for a config.
 
     Args:
-      record: a dataclass whose fields are str, bool, int, float, tuples of them, or dataclasses.
+      record: a dataclass whose fields are str, bool, int, float, tuples of them, dataclasses, or
+        dicts of dataclasses by names that the config chooses.
       config: has exactly the record's fields; those with a default may be left out.
       where: the path of this config, for messages.
 
@@ -76,6 +77,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return freeze(typing.cast(type[Any], hint), value, where)
     if typing.get_origin(hint) is tuple:
         return _tuple(hint, value, where)
+    if typing.get_origin(hint) is dict:
+        return _dict(hint, value, where)
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         raise AssertionError(f"{where}: a config field has one type")
     number = hint is float and isinstance(value, int) and not isinstance(value, bool)
@@ -83,6 +86,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if not (number or exact):
         raise ExperimentError(f"{where} must be of type {hint.__name__}, not {value!r}")
     return hint(value)
+
+
+def _dict(hint: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, ConfigDict):
+        raise ExperimentError(f"{where} must be a config of named configs, not {value!r}")
+    record = typing.get_args(hint)[1]
+    return {name: _value(record, value[name], f"{where}.{name}") for name in value}
 
 
 def _tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:

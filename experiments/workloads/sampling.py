@@ -1,0 +1,163 @@
+"""Traffic drawn from a workload's percentiles, the same for the same seed.
+
+Each quantity has a random stream of its own, so that changing one leaves the draws of the others
+alone. Sessions start by a Poisson process.
+
+An agent's context grows from step to step until it is compacted. It is drawn as a walk through the
+distribution of prefixes itself: a session begins at a random share u of it, each step adds the same
+small share, and after 1 it begins again at 0. So u is uniform at every step and prefixes have the
+published distribution at any speed; the speed is the published mean growth. What is appended
+depends on the prefix by bins, as published: most of it has been in the cache before and was lost,
+so that it is not the growth. Tool times of one request are alike (a Gaussian copula); its first
+step takes longer.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from experiments.errors import ExperimentError
+from experiments.workloads.quantiles import Quantiles
+from experiments.workloads.traffic import Floats, Ints, Traffic
+from experiments.workloads.workload import Workload
+
+_BINS = (
+    (0, "append_16k"),
+    (32_768, "append_32k"),
+    (65_536, "append_64k"),
+    (131_072, "append_128k"),
+)
+_STREAMS = (
+    "start", "count", "wait", "tool_calls", "grouped", "prefix", "append", "output", "tool",
+    "tool_request", "llm",
+)  # fmt: skip
+
+
+def sample(of: Workload, *, sessions: int, per_s: float, seed: int) -> Traffic:
+    """So many sessions (calls, chains or an agent's sessions, as the workload has them).
+
+    Args:
+      of: the workload.
+      sessions: how many.
+      per_s: sessions that start in a second.
+      seed: of the random streams.
+
+    Raises:
+      ExperimentError: counts or rates that are not positive; a workload that lacks what it needs.
+    """
+    if sessions < 1 or per_s <= 0 or seed < 0:
+        raise ExperimentError(
+            f"sampling {of.name}: sessions ({sessions}) and their rate ({per_s} a second) must be "
+            f"positive, and the seed ({seed}) not negative"
+        )
+    children = np.random.SeedSequence(seed).spawn(len(_STREAMS))
+    streams = dict(zip(_STREAMS, map(np.random.default_rng, children), strict=True))
+    start = np.cumsum(streams["start"].exponential(1 / per_s, sessions))
+    samplers = {"calls": _calls, "chains": _chains, "sessions": _sessions}
+    if of.sampler not in samplers:
+        raise ExperimentError(f"{of.name}.toml: sampler is one of {', '.join(samplers)}")
+    return samplers[of.sampler](of, streams, start)
+
+
+Streams = dict[str, np.random.Generator]
+
+
+def _calls(of: Workload, streams: Streams, start: Floats) -> Traffic:
+    return _alone(of, streams, start, np.arange(len(start)), np.zeros(len(start)))
+
+
+def _chains(of: Workload, streams: Streams, start: Floats) -> Traffic:
+    counts = _whole(of.quantile("calls"), streams["count"], len(start))
+    session = np.repeat(np.arange(len(start)), counts)
+    delay = np.where(_firsts(counts), 0.0, of.figure("gap_s"))
+    return _alone(of, streams, start, session, delay)
+
+
+def _alone(of: Workload, streams: Streams, start: Floats, session: Ints, delay: Floats) -> Traffic:
+    """Calls without a prefix."""
+    calls = len(session)
+    return Traffic(
+        start_s=start,
+        session=session,
+        request=session,
+        delay_s=delay,
+        prefix_tokens=np.zeros(calls, np.int64),
+        append_tokens=_whole(of.quantile("input_tokens"), streams["append"], calls),
+        output_tokens=_whole(of.quantile("output_tokens"), streams["output"], calls),
+        tool_s=np.where(np.append(session[1:] == session[:-1], False), _gap(of), 0.0),
+        observed_llm_s=np.full(calls, np.nan),
+    )
+
+
+def _gap(of: Workload) -> float:
+    return of.figures["gap_s"].value if "gap_s" in of.figures else 0.0
+
+
+def _sessions(of: Workload, streams: Streams, start: Floats) -> Traffic:
+    requests = _whole(of.quantile("requests"), streams["count"], len(start))
+    owner = np.repeat(np.arange(len(start)), requests)  # the session of each request
+    tools = np.round(of.quantile("tool_calls").at(streams["tool_calls"].random(len(owner))))
+    grouped = np.floor(tools / of.figure("calls_per_step") + streams["grouped"].random(len(owner)))
+    steps = 1 + np.where(tools > 0, np.maximum(1, grouped), 0).astype(np.int64)
+    request = np.repeat(np.arange(len(owner)), steps)
+    session = owner[request]
+    calls = len(request)
+    first, last = _firsts(steps), np.append(_firsts(steps)[1:], True)
+
+    prefix = of.quantile("prefix_tokens")
+    ends = prefix.at([0.0, 1.0])
+    speed = of.figure("growth_tokens") / float(ends[1] - ends[0])
+    in_session = np.arange(calls) - _starts(session)
+    at = (streams["prefix"].random(len(start))[session] + speed * in_session) % 1.0
+    prefix_tokens = np.round(prefix.at(at)).astype(np.int64)
+
+    shared, own = of.figure("same_tools"), np.sqrt(1 - of.figure("same_tools") ** 2)
+    of_request = streams["tool_request"].standard_normal(len(owner))[request]
+    score = shared * of_request + own * streams["tool"].standard_normal(calls)
+    tool_s = np.where(last, 0.0, of.quantile("tool_s").at(ndtr(score)))
+
+    longer = of.figure("first_llm")
+    others = -longer / (of.figure("steps_per_request") - 1)
+    llm = streams["llm"].standard_normal(calls) + np.where(first, longer, others)
+
+    wait_s = of.quantile("wait_s").at(streams["wait"].random(len(owner)))[request]
+    before = np.append(0.0, tool_s[:-1])
+    starts = in_session == 0
+    return Traffic(
+        start_s=start,
+        session=session,
+        request=request,
+        delay_s=np.where(starts, 0.0, np.where(first, wait_s, before)),
+        prefix_tokens=prefix_tokens,
+        append_tokens=_appended(of, prefix_tokens, streams["append"].random(calls)),
+        output_tokens=_whole(of.quantile("output_tokens"), streams["output"], calls),
+        tool_s=tool_s,
+        observed_llm_s=of.quantile("llm_s").at(ndtr(llm)),
+    )
+
+
+def _appended(of: Workload, prefix: Ints, shares: Floats) -> Ints:
+    edges = np.array([edge for edge, _ in _BINS])
+    which = np.searchsorted(edges, prefix, side="right") - 1
+    drawn = np.stack([of.quantile(name).at(shares) for _, name in _BINS])
+    found = np.round(drawn[which, np.arange(len(prefix))]).astype(np.int64)
+    return np.asarray(np.maximum(1, found), np.int64)
+
+
+def _whole(quantiles: Quantiles, stream: np.random.Generator, count: int) -> Ints:
+    """Whole numbers of at least 1."""
+    drawn = np.round(quantiles.at(stream.random(count)))
+    return np.asarray(np.maximum(1, drawn), np.int64)
+
+
+def _firsts(counts: Ints) -> NDArray[np.bool_]:
+    """Marks the first of each run of so many."""
+    marks = np.zeros(int(counts.sum()), bool)
+    marks[np.append(0, np.cumsum(counts)[:-1])] = True
+    return marks
+
+
+def _starts(session: Ints) -> Ints:
+    """For each call, where its session begins."""
+    first = np.append(True, session[1:] != session[:-1])
+    return np.asarray(np.maximum.accumulate(np.where(first, np.arange(len(session)), 0)), np.int64)
