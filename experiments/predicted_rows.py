@@ -13,7 +13,7 @@ from typing import Any
 import emu
 from experiments.deployment import Deployment
 from experiments.progress import progress
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.rows import Origin, key, row, tell_redone
 from experiments.settings import as_dict
 from experiments.step_times import StepTimes, as_row, of_row, step_times
@@ -54,7 +54,7 @@ def table_key(of: Deployment) -> str:
     return key(NAME, code(), **{name: str(v).replace(" ", "_") for name, v in flat.items()})
 
 
-def tables(asked: Iterable[Deployment], results: ResultsFile) -> tuple[str, ...]:
+def tables(asked: Iterable[Deployment], results: Results) -> tuple[str, ...]:
     """Makes the tables that are not in `results`; returns the keys of all their rows, in order.
 
     A model that a system cannot hold has a row too, which says why (`refused`).

@@ -8,7 +8,7 @@ from experiments import seconds_saved_report
 from experiments.deployment import Deployment, Hardware, Served
 from experiments.errors import ExperimentError
 from experiments.predicted_rows import table, tables
-from experiments.results import ResultsFile, Row
+from experiments.results import Results, Row
 from experiments.session_time import Service
 from experiments.workloads.sampling import sample
 from experiments.workloads.traffic import Traffic
@@ -45,7 +45,7 @@ class Settings:
         workload(self.workload).assuming(self.assumed)
 
 
-def run(settings: Settings, results: ResultsFile) -> tuple[str, ...]:
+def run(settings: Settings, results: Results) -> tuple[str, ...]:
     """Predict the tables that are not in `results`; returns the keys of all that was asked for."""
     return tables(deployments(settings).values(), results)
 
