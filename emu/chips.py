@@ -186,6 +186,9 @@ class Link:
     small_allreduce_s: dict[int, Sourced] = dataclasses.field(default_factory=dict)
     # Of the bandwidth, what large all-reduces were measured to reach.
     achieved_share: Sourced | None = None
+    # The same of another algorithm, which takes longer to start and is taken where it is faster.
+    streamed_share: Sourced | None = None
+    streamed_start_s: Sourced | None = None
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -1,10 +1,11 @@
 """What a stack's overheads are counted by: tokens given, layers of experts, weights unpacked."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from emu.schedule import Row
-from emu.work import Access, Work
+from emu.work import Access, Op, Work
 
 # Codes of four bits are packed in bytes: what they are is not seen in the leaf.
 _BITS = {"int8": 8, "int4": 4, "uint4": 4, "uint8": 4}
@@ -49,6 +50,34 @@ def with_all_experts(work: Work) -> Work:
     """
     ops = (dataclasses.replace(op, reads=tuple(map(_whole, op.reads))) for op in work.ops)
     return dataclasses.replace(work, ops=tuple(ops))
+
+
+def with_repeated_heads(work: Work) -> Work:
+    """The work where keys and values that heads share are read once for each of these heads."""
+    in_weights = {
+        axis
+        for leaf in work.leaves
+        if leaf.kind == "weights"
+        for dim in leaf.axes
+        for axis in dim
+    }
+    ops = []
+    for op in work.ops:
+        if op.kind == "dot" and any(access.kind == "cache" for access in op.reads):
+            reads = tuple(_repeated(access, op, in_weights, work) for access in op.reads)
+            op = dataclasses.replace(op, reads=reads)
+        ops.append(op)
+    return dataclasses.replace(work, ops=tuple(ops))
+
+
+def _repeated(access: Access, op: Op, in_weights: set[int], work: Work) -> Access:
+    if access.kind != "cache":
+        return access
+    sharing = (set(op.axes) - set(access.axes) - set(op.summed)) & in_weights
+    times = math.prod(work.axes[axis].size for axis in sharing)
+    return dataclasses.replace(
+        access, bytes=access.bytes * times, axes=(*access.axes, *sorted(sharing))
+    )
 
 
 def _whole(access: Access) -> Access:

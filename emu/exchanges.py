@@ -11,7 +11,11 @@ hop and B bytes per second of one chip in one direction (R. Thakur, R. Rabenseif
     permute                        hop + n/B
 
 Where the link says how long a small all-reduce was measured to take (8192 bytes, kernel included),
-that is the least an all-reduce takes, and bytes above the 8192 are added at the link's rate. A ring
+that is the least an all-reduce takes, and bytes above the 8192 are added at the link's rate. Weights that are
+laid out over two dimensions of a torus (`Stack.lays_out_2d`) move 8·B·E ÷ √g of a layer's activations
+where one dimension moves 2·B·E (R. Pope et al., arXiv 2211.05102, section 3.2.2, for an inner width
+of four times E): less by min(1, 4 ÷ √g). Where
+large exchanges go by another algorithm (`Link.streamed_share`), the faster of the two is taken. A ring
 of more steps is never faster than two shots here, and is left out. Not modelled: contention between
 groups, and topologies that cannot give every pair of a group its share at once.
 """
@@ -72,12 +76,14 @@ def seconds(
     per_chip: int = 1,
     share: Any = 1.0,
     as_measured: bool = False,
+    two_dimensional: bool = False,
 ) -> Any:
     """Seconds of one exchange.
 
     per_chip: how many of the group's ranks are cores of one chip and share its link.
     share: of the link's bandwidth that the software reaches.
     as_measured: beside that, at most what exchanges were measured to reach.
+    two_dimensional: whether weights are laid out over two dimensions of a torus.
     """
     group, sent_bytes = of.group, float(of.bytes)
     chips = -(-group // per_chip)
@@ -94,10 +100,18 @@ def seconds(
         return hop + sent_bytes * per_byte
     if of.kind != "all_reduce":
         return across + share_of_group
+    if two_dimensional:
+        sent_bytes *= min(1.0, 4.0 / math.sqrt(chips))
+        share_of_group = (group - 1) / group * sent_bytes * per_byte
+    streamed = math.inf
+    if as_measured and link.streamed_share is not None and link.streamed_start_s is not None:
+        rate = link.bandwidth_bytes_per_s.value * link.streamed_share.value / per_chip
+        start = link.streamed_start_s.value
+        streamed = start + 2 * (group - 1) / group * sent_bytes / rate
     measured = [n for n in link.small_allreduce_s if n >= chips]
     if measured:
         least = link.small_allreduce_s[min(measured)].value
         above = max(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
-        return least + above * per_byte
+        return xp.minimum(least + above * per_byte, streamed)
     one_shot = across + (group - 1) * sent_bytes * per_byte
-    return xp.minimum(one_shot, 2 * across + 2 * share_of_group)
+    return xp.minimum(xp.minimum(one_shot, 2 * across + 2 * share_of_group), streamed)

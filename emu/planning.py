@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
+from emu.counted import (
+    layers_of_experts,
+    tokens_given,
+    unpacked,
+    with_all_experts,
+    with_repeated_heads,
+)
 from emu.curves import Reads, reads_of
 from emu.lookahead import Moves, moves_of
 from emu.mesh import Regions, mesh_of, regions
@@ -73,6 +79,8 @@ def _forget(key: _Key, _: object) -> None:
 
 def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     routed_layers = layers_of_experts(work)
+    if placement.system.software.repeats_heads:
+        work = with_repeated_heads(work)
     if placement.system.ranks is None:
         work = with_all_experts(work) if placement.system.software.all_experts else work
     else:

@@ -75,6 +75,7 @@ class Chosen:
     sizes: Mapping[int, int]  # of those axes
     summing: frozenset[int]  # the axes whose split leaves partial sums or shards to be exchanged
     whole: frozenset[str]  # leaves that a rule keeps whole
+    sharers: Mapping[str, int]  # by cache leaf: ranks that have each its share of the sequences
     notes: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -116,7 +117,17 @@ class Chosen:
 
     def leaf_share(self, path: str, axis: int) -> int | Fraction:
         """How many times less of this axis of a leaf the fullest rank has."""
-        return self.shares[axis] if self.leaf_degree(path, axis) > 1 else 1
+        own = self.shares.get(axis, 1) if self.leaf_degree(path, axis) > 1 else 1
+        return own * self.of_sequences(path) if axis == self.axes.batch else own
+
+    def of_sequences(self, path: str) -> int | Fraction:
+        """How many times fewer sequences of a cache leaf a rank has than its replica."""
+        sharers = self.sharers.get(path, 1)
+        if sharers == 1:
+            return 1
+        assert self.axes.batch is not None
+        here = self.sizes[self.axes.batch] // self.degrees.get(self.axes.batch, 1)
+        return Fraction(here, -(-here // sharers))
 
     def leaf_degree(self, path: str, axis: int) -> int:
         """By how much an axis of this leaf is split."""
@@ -124,10 +135,18 @@ class Chosen:
             return 1
         if axis in self.axes.experts and path not in self.axes.routed:
             return 1  # a router has scores for all experts
+        if axis == self.axes.batch:
+            return self.degrees.get(axis, 1) * self.sharers.get(path, 1)
         return self.degrees.get(axis, 1)
 
 
-def choose(work: Work, ranks: Ranks, splits: Sequence[Split] = (), pads: bool = False) -> Chosen:
+def choose(
+    work: Work,
+    ranks: Ranks,
+    splits: Sequence[Split] = (),
+    pads: bool = False,
+    cache_by_sequence: bool = False,
+) -> Chosen:
     """The axes that these ranks split. Raises EmuError where a split cannot be made."""
     ruled = _ruled(work, splits)
     axes = axes_of(work)
@@ -154,14 +173,48 @@ def choose(work: Work, ranks: Ranks, splits: Sequence[Split] = (), pads: bool = 
                 + ("" if work.axes else ", or trace it anew: it says nothing of its axes")
             )
     degrees |= split
+    sharers = _sharers(work, axes, split, ranks) if cache_by_sequence else {}
+    sizes = {axis: work.axes[axis].size for axis in degrees}
+    if sharers and axes.batch is not None:
+        sizes[axes.batch] = work.axes[axes.batch].size
     return Chosen(
         axes=axes,
         degrees=degrees,
-        sizes={axis: work.axes[axis].size for axis in degrees},
+        sizes=sizes,
         summing=frozenset(split),
         whole=frozenset(path for path, dim in ruled.items() if dim is None),
+        sharers=sharers,
         notes=tuple(notes),
     )
+
+
+def _sharers(work: Work, axes: Axes, split: Mapping[int, int], ranks: Ranks) -> dict[str, int]:
+    """By cache leaf: tensor ranks that would hold the same key-value heads of it, if several.
+
+    Latents stay whole: weights that make every head's keys of them are split by heads, so that each
+    rank needs all sequences' latents.
+    """
+    if axes.batch is None:
+        return {}
+    made_heads = {
+        axis
+        for leaf in work.leaves
+        if leaf.kind == "weights" and any(split.get(a, 1) > 1 for dim in leaf.axes for a in dim)
+        for dim in leaf.axes
+        if len(dim) == 1 and not set(dim) & axes.residual
+        for axis in dim
+    }
+    found: dict[str, int] = {}
+    latent = False
+    for leaf in work.leaves:
+        held = {axis for dim in leaf.axes for axis in dim}
+        if leaf.kind != "cache" or axes.batch not in held or len(leaf.shape) < 3:
+            continue
+        latent = latent or bool(leaf.axes[-1] and set(leaf.axes[-1]) <= made_heads)
+        sharers = ranks.tensor // math.prod(split.get(axis, 1) for axis in held)
+        if sharers > 1:
+            found[leaf.path] = sharers
+    return {} if latent else found
 
 
 def axes_of(work: Work) -> Axes:

@@ -8,6 +8,7 @@ split:
 - rows looked up in a table whose rows are split: an all-reduce of them, since one rank has each;
 - an op that needs all entries of a split axis: an all-gather of what it reads, before it;
 - a split axis that the last product leaves: an all-gather of the result;
+- a cache that ranks share by sequences: one all-to-all of the queries and one of the results;
 - experts that are split: one all-reduce of a vector for each token after the last product of the
   experts; or, where an expert's tokens come from several replicas, one all-to-all that sends each
   token's vector to the ranks of its experts and one that brings the results back;
@@ -59,7 +60,7 @@ class Spread:
         }
 
 
-_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool]
+_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool, bool]
 _made: dict[_Key, tuple[weakref.ref[Work], Spread]] = {}
 
 
@@ -84,7 +85,14 @@ def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
             )
         ranks = Ranks(data=system.data)
     stack = system.software
-    key = (id(work), ranks, tuple(splits), stack.pads, stack.all_experts)
+    key = (
+        id(work),
+        ranks,
+        tuple(splits),
+        stack.pads,
+        stack.all_experts,
+        stack.cache_by_sequence,
+    )
     kept = _made.get(key)
     if kept is not None and kept[0]() is work:
         return kept[1]
@@ -114,7 +122,7 @@ class Shares:
 
 def shares(work: Work, ranks: Ranks, splits: Sequence[Split], stack: Stack) -> Shares:
     """One rank's share of every op and leaf. Raises EmuError as `spread` does."""
-    chosen = choose(work, ranks, splits, stack.pads)
+    chosen = choose(work, ranks, splits, stack.pads, stack.cache_by_sequence)
     kernels = _combined(work, tuple(_Ops(work, chosen, ranks, stack.all_experts).kernels()))
     return Shares(
         chosen=chosen,
@@ -236,7 +244,7 @@ class _Ops:
         routed = _routed(op) is not None
         share = part if access.kind == "activations" else Fraction(1)
         axes = {a for a in access.axes if self.chosen.leaf_degree(access.tensor, a) > 1}
-        degree = self._degree(axes, kept, routed)
+        degree = self._degree(axes, kept, routed) * self.chosen.of_sequences(access.tensor)
         return dataclasses.replace(
             access, bytes=math.ceil(access.bytes * share / degree), axes=(), contracted=()
         )
@@ -291,9 +299,9 @@ class _Ops:
     def _gathers(self, op: Op) -> list[Op]:
         """All-gathers of what an op reads of axes that it needs whole."""
         kept = self._kept(op)
+        found = self._to_sharers(op, op.reads)
         if not kept:
-            return []
-        found = []
+            return found
         for access in op.reads:
             split = [a for a in access.axes if a in kept]
             if access.kind == "activations" and split:
@@ -302,13 +310,26 @@ class _Ops:
                 found.append(_exchange("all_gather", -(-access.bytes // rest), group, op))
         return found
 
+    def _to_sharers(self, op: Op, moved: Sequence[Access]) -> list[Op]:
+        """All-to-alls of queries, or results, among ranks that share a cache by sequences."""
+        group = max((self.chosen.sharers.get(a.tensor, 1) for a in op.reads), default=1)
+        if op.kind != "dot" or group == 1:
+            return []
+        return [
+            _exchange(
+                "all_to_all", -(-a.bytes // self._degree(a.axes, frozenset(), False)), group, op
+            )
+            for a in moved
+            if a.kind == "activations"
+        ]
+
     def _after(self, op: Op, at: int) -> list[Op]:
         """What has to be exchanged once an op is done."""
         group = self.groups.get(at)
         if group is not None:
             return self._after_experts(op, group) if at == group.last else []
         kept = self._kept(op)
-        found = []
+        found = self._to_sharers(op, op.writes)
         summed = [a for a in set(op.summed) & self.chosen.summing if a not in kept]
         if summed and (ranks := self.chosen.ranks(summed)) > 1:
             found.append(_exchange("all_reduce", self._result_bytes(op, at, kept), ranks, op))

@@ -19,7 +19,17 @@ from emu.fitted import Fitted, fitted, for_stack
 from emu.records import pytree
 from emu.rules import nearest
 
-_STATIC = ("name", "prefetch_kernels", "pads", "as_measured", "all_experts", "reads_allocated")
+_STATIC = (
+    "name",
+    "prefetch_kernels",
+    "pads",
+    "as_measured",
+    "all_experts",
+    "reads_allocated",
+    "cache_by_sequence",
+    "lays_out_2d",
+    "repeats_heads",
+)
 
 
 @pytree(static=_STATIC)
@@ -45,6 +55,7 @@ class Stack:
     link_share: Sourced  # of the link's bandwidth that exchanges reach
     # float32 FLOPs for each weight stored as an integer, before a product can take it.
     unpack_flops: Sourced
+    per_unpack_s: Sourced  # beside that, for each kernel that takes such weights: it starts later
     per_exchange_s: Sourced  # beside what the link takes: synchronisation before a collective
     # Links side by side over which a vector enters a mesh of cores; at most the region's side.
     mesh_lanes: Sourced
@@ -61,6 +72,11 @@ class Stack:
     # `Link.achieved_share`), and kernels take `Chip.kernel_s`; else the headline and nothing.
     as_measured: bool = False
     reads_allocated: bool = False  # of a cache that is not full it reads every slot
+    # Ranks that would hold the same key-value heads share their cache by sequences instead.
+    cache_by_sequence: bool = False
+    # Keys and values that several query heads share are read once for each of them.
+    repeats_heads: bool = False
+    lays_out_2d: bool = False  # weights over two dimensions of a torus: less to exchange
     all_experts: bool = False  # a static schedule streams all experts, not those that are routed to
 
     def __post_init__(self) -> None:
@@ -121,6 +137,7 @@ IDEAL = Stack(
     cache_share=_by_definition(1.0),
     link_share=_by_definition(1.0),
     unpack_flops=_by_definition(0.0),
+    per_unpack_s=_by_definition(0.0),
     per_exchange_s=_by_definition(0.0),
     mesh_lanes=_by_definition(math.inf),
     exposed_latency=_by_definition(0.0),

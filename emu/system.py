@@ -71,6 +71,7 @@ class System:
         chip, link_numbers = self.chip, []
         for link in chip.links:
             link_numbers += [link.bandwidth_bytes_per_s, link.latency_s, link.achieved_share]
+            link_numbers += [link.streamed_share, link.streamed_start_s]
             link_numbers += link.small_allreduce_s.values()
         used = [number for _, number in self.software.numbers]
         for m in chip.memories:

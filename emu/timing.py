@@ -183,6 +183,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         before = before + plan.unpacked * (
             stack.unpack_flops.value * per_chip / chip.peak("float32").value
         )
+        before = before + (plan.unpacked > 0) * stack.per_unpack_s.value
     in_a_call = of.repeats @ (before + busy)
     feeds = {}
     waits = {}
@@ -306,6 +307,7 @@ def _exchange(of: Collective, system: System, xp: Any) -> Any:
         per_chip=1 if system.ranks is None else system.ranks.per_chip,
         share=stack.link_share.value,
         as_measured=stack.as_measured,
+        two_dimensional=stack.lays_out_2d,
     )
 
 
