@@ -55,18 +55,16 @@ def with_all_experts(work: Work) -> Work:
 def with_repeated_heads(work: Work) -> Work:
     """The work where keys and values that heads share are read once for each of these heads."""
     in_weights = {
-        axis
-        for leaf in work.leaves
-        if leaf.kind == "weights"
-        for dim in leaf.axes
-        for axis in dim
+        axis for leaf in work.leaves if leaf.kind == "weights" for dim in leaf.axes for axis in dim
     }
-    ops = []
-    for op in work.ops:
-        if op.kind == "dot" and any(access.kind == "cache" for access in op.reads):
-            reads = tuple(_repeated(access, op, in_weights, work) for access in op.reads)
-            op = dataclasses.replace(op, reads=reads)
-        ops.append(op)
+    ops = (
+        dataclasses.replace(
+            op, reads=tuple(_repeated(access, op, in_weights, work) for access in op.reads)
+        )
+        if op.kind == "dot"
+        else op
+        for op in work.ops
+    )
     return dataclasses.replace(work, ops=tuple(ops))
 
 

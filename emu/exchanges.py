@@ -11,13 +11,13 @@ hop and B bytes per second of one chip in one direction (R. Thakur, R. Rabenseif
     permute                        hop + n/B
 
 Where the link says how long a small all-reduce was measured to take (8192 bytes, kernel included),
-that is the least an all-reduce takes, and bytes above the 8192 are added at the link's rate. Weights that are
-laid out over two dimensions of a torus (`Stack.lays_out_2d`) move 8·B·E ÷ √g of a layer's activations
-where one dimension moves 2·B·E (R. Pope et al., arXiv 2211.05102, section 3.2.2, for an inner width
-of four times E): less by min(1, 4 ÷ √g). Where
-large exchanges go by another algorithm (`Link.streamed_share`), the faster of the two is taken. A ring
-of more steps is never faster than two shots here, and is left out. Not modelled: contention between
-groups, and topologies that cannot give every pair of a group its share at once.
+that is the least an all-reduce takes, and bytes above the 8192 are added at the link's rate. Where
+large exchanges go by another algorithm (`Link.streamed_share`), the faster of the two is taken. A
+ring of more steps is never faster than two shots here, and is left out. Weights that are laid out
+over two dimensions of a torus (`Stack.lays_out_2d`) exchange 8·B·E ÷ √g of a layer's activations
+where one dimension takes 2·B·E, with an inner width of four times E (R. Pope et al., arXiv
+2211.05102, section 3.2.2): less by min(1, 4 ÷ √g). Not modelled: contention between groups, and
+topologies that cannot give every pair of a group its share at once.
 """
 
 import functools

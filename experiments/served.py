@@ -3,10 +3,11 @@
 Our decoder writes attention as two products with a softmax between them, which is clear and needs
 memory for every score. Serving software runs it as one kernel whose scores stay in registers
 (FlashAttention, arXiv 2205.14135; flash-decoding for one token), and multiplies weights that are
-stored in fp8 by activations in fp8, where the chip can. What it has kernels for is one kernel here:
-products of one input by several matrices, all that a layer writes to the cache, all that is decided between a router's product and the first
-product of the experts it chose. Conversions and the arithmetic of indices ride along with the kernel
-that uses them. Weights' and cache's bytes, and the number of FLOPs, are those that were traced.
+stored in fp8 by activations in fp8, where the chip can. What it has one kernel for is one here:
+products of one input by several matrices, all that a layer writes to the cache, all that is decided
+between a router's product and the first product of the experts that it chose. Conversions and the
+arithmetic of indices ride along with the kernel that uses them. Weights' and cache's bytes, and the
+number of FLOPs, are those that were traced.
 """
 
 import dataclasses
@@ -102,7 +103,8 @@ def _side_by_side(ops: Sequence[Op]) -> list[Op]:
     end = 0
     for first, stop in _kernels(ops):
         dots = [op for op in ops[first:stop] if op.kind == "dot"]
-        one = dots[0] if len(dots) == 1 and any(a.kind == "weights" for a in dots[0].reads) else None
+        stored = len(dots) == 1 and any(a.kind == "weights" for a in dots[0].reads)
+        one = dots[0] if stored else None
         if one is not None and last is not None and _same_input(last, one):
             made[end:stop] = [dataclasses.replace(op, kernel=last.kernel) for op in made[end:stop]]
             one = last
@@ -111,7 +113,7 @@ def _side_by_side(ops: Sequence[Op]) -> list[Op]:
 
 
 def _same_input(one: Op, other: Op) -> bool:
-    """Whether two products sum over the same entries of the same tokens, and of the same experts."""
+    """Whether two products sum over the same entries, of the same tokens and experts."""
     experts = [{a.routed for a in op.reads if a.kind == "weights"} for op in (one, other)]
     inputs = [[a.axes for a in op.reads if a.kind == "activations"] for op in (one, other)]
     return (

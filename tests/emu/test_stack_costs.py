@@ -6,6 +6,7 @@ import pytest
 from toy_chip import chip, op, sourced, stack, work
 
 import emu
+from emu import exchanges
 from emu.chips import Link
 from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
 from emu.placement import place
@@ -56,6 +57,8 @@ def test_integers_are_unpacked_by_the_arithmetic_units():
     assert step(packed, unpack_flops=3.0).seconds == pytest.approx(1.0 + 6.0)
     floats = Work(leaves=(leaf(dtype="float8_e4m3fn"),), ops=(product(1000),))
     assert step(floats, unpack_flops=3.0).seconds == pytest.approx(1.0)
+    assert step(of, per_unpack_s=5.0).seconds == pytest.approx(1.0 + 5.0)
+    assert step(floats, per_unpack_s=5.0).seconds == pytest.approx(1.0)
 
 
 def test_measured_shares_and_kernels_count_only_where_the_stack_says_so():
@@ -122,3 +125,33 @@ def test_only_weights_in_products_are_unpacked():
     system = System(chip(), stack=stack())
     (row,) = schedule(of, place(of, system, "off-chip"), 0).rows
     assert unpacked(row, {"w": "int8", "cache/k": "int8"}) == 0
+
+
+def exchanged(count, group, link=(), **software):
+    """Seconds of one all-reduce over links of 1 byte a second and hops of 1 second."""
+    joined = Link(
+        name="net",
+        bandwidth_bytes_per_s=sourced(1.0),
+        latency_s=sourced(1.0),
+        nodes=64,
+        **{name: sourced(value) for name, value in dict(link).items()},
+    )
+    of = Collective(kind="all_reduce", bytes=count, group=group)
+    return exchanges.seconds(dataclasses.replace(chip(), links=(joined,)), of, **software)
+
+
+def test_weights_laid_out_over_two_dimensions_exchange_less():
+    # 64 chips, two shots: 2 hops and 2 * 63/64 * 640 = 1260 bytes, or 4 ÷ √64 of them.
+    assert exchanged(640, 64) == pytest.approx(2 + 1260)
+    assert exchanged(640, 64, two_dimensional=True) == pytest.approx(2 + 630)
+    assert exchanged(640, 16, two_dimensional=True) == exchanged(640, 16)
+
+
+def test_large_exchanges_may_go_by_another_algorithm():
+    slow = {"achieved_share": 0.1}
+    both = {**slow, "streamed_share": 1.0, "streamed_start_s": 100.0}
+    # 4 chips: 2 * 3/4 of the bytes, at a tenth of a byte a second or, after 100 seconds, at one.
+    assert exchanged(400, 4, slow, as_measured=True) == pytest.approx(2 + 6000)
+    assert exchanged(400, 4, both, as_measured=True) == pytest.approx(100 + 600)
+    assert exchanged(4, 4, both, as_measured=True) == pytest.approx(2 + 60)
+    assert exchanged(400, 4, both) == pytest.approx(2 + 600)  # nothing is as measured

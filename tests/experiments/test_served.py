@@ -1,3 +1,8 @@
+import dataclasses
+
+import pytest
+
+import emu
 from emu.work import Work
 from experiments.served import as_served
 from experiments.steps_traced import decode_work, prefill_work
@@ -61,3 +66,68 @@ def test_fp8_weights_are_multiplied_in_fp8_and_others_are_not() -> None:
     assert in_fp8["bfloat16"] == 16 * 4 * 1001 * 2048
     for other in ("bf16", "int8", "nvfp4", "mxfp4"):
         assert set(flops(other)) == {"bfloat16"}
+
+
+def layer_kernels(model: str, weights: str = "bf16") -> int:
+    """Kernels of one of the layers, which are scanned."""
+    work = decode_work(model, weights, "bf16", batch=1, context=1000)
+    layers = max(op.count for op in work.ops)
+    return len({op.kernel for op in work.ops if op.count == layers and op.kernel is not None})
+
+
+def test_a_layer_has_the_kernels_that_servers_launch() -> None:
+    # norm, qkv, rotated queries, rotated keys and the cache, attention, o, norm, gate and up,
+    # silu, down; and one for the sum that goes on.
+    assert layer_kernels("llama-3.1-8b") == 11
+    assert layer_kernels("llama-3.1-8b", "int8") == 11
+    # The router's product and its choice come on top.
+    assert layer_kernels("mixtral-8x7b") == 13
+    assert layer_kernels("mixtral-8x7b", "int8") == 13
+
+
+def cache_read(stack: str, *, batch: int, tensor: int, model: str = "llama-3.1-70b") -> int:
+    work = decode_work(model, "int8", "bf16", batch=batch, context=1000)
+    system = emu.System(emu.chip("tpu-v5e"), chips=tensor, tensor=tensor, stack=stack)
+    return emu.spread(work, system).work.cache_bytes
+
+
+def test_ranks_of_the_same_heads_may_share_their_cache_by_sequences() -> None:
+    whole, shared = "vllm-tpu", "jax-llm-examples"
+    # Eight key-value heads: over eight ranks there is nothing to share, over 16 two have each.
+    assert cache_read(shared, batch=8, tensor=8) == cache_read(whole, batch=8, tensor=8)
+    eight = cache_read(whole, batch=8, tensor=8)
+    assert cache_read(whole, batch=8, tensor=16) == pytest.approx(eight, rel=1e-3)
+    assert cache_read(shared, batch=8, tensor=16) == pytest.approx(eight / 2, rel=1e-3)
+    assert cache_read(shared, batch=7, tensor=16) == pytest.approx(eight * 4 / 8, rel=1e-3)
+    one = cache_read(whole, batch=1, tensor=16)
+    assert cache_read(shared, batch=1, tensor=16) == one
+    # What sharing costs: queries go there, and results come back.
+    work = decode_work("llama-3.1-70b", "int8", "bf16", batch=8, context=1000)
+    system = emu.System(emu.chip("tpu-v5e"), chips=16, tensor=16, stack=shared)
+    sent = [op.collective for op in emu.spread(work, system).work.ops if op.collective]
+    there_and_back = [of for of in sent if of.kind == "all_to_all"]
+    assert len(there_and_back) == 2
+    assert there_and_back[0].group == 2
+    # 8 sequences of 64 heads of 128 in bfloat16, a sixteenth on each rank.
+    assert there_and_back[0].bytes == 8 * 64 * 128 * 2 // 16
+
+
+def test_latents_are_on_every_rank() -> None:
+    reads = [
+        cache_read(stack, batch=8, tensor=tensor, model="deepseek-v3")
+        for stack in ("vllm-tpu", "jax-llm-examples")
+        for tensor in (8, 16)
+    ]
+    assert max(reads) - min(reads) < 0.01 * max(reads)
+
+
+def test_heads_that_share_keys_may_each_read_them() -> None:
+    def traffic(repeats: bool) -> float:
+        stack = dataclasses.replace(emu.stack("ideal"), pads=True, repeats_heads=repeats)
+        work = decode_work("llama-3.1-70b", "int8", "bf16", batch=1, context=64000)
+        system = emu.System(emu.chip("h100"), chips=8, tensor=8, stack=stack)
+        placement = emu.place(work, system, "off-chip")
+        return emu.predict(work, system, placement).traffic["hbm"] - work.weight_bytes
+
+    # Eight query heads to each key-value head.
+    assert traffic(True) == pytest.approx(8 * traffic(False), rel=0.05)
