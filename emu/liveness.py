@@ -6,15 +6,24 @@ What never leaves a kernel takes no memory; an update in place takes no memory o
 and cache are not activations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from emu.fusing import Fused
 from emu.tape import Tape
 from emu.values import Buffer
 
 
-def peak_bytes(fused: Sequence[Fused], tape: Tape, arguments: Sequence[Buffer]) -> int:
-    """Peak over the ops in order, in bytes; `arguments` are alive from the start."""
+def peak_bytes(
+    fused: Sequence[Fused],
+    tape: Tape,
+    arguments: Sequence[Buffer],
+    *,
+    in_cache: Collection[Buffer] = (),
+) -> int:
+    """Peak over the ops in order, in bytes.
+
+    `arguments` are alive from the start; buffers `in_cache` lie where a cache leaf does.
+    """
     position = {id(f.entry): i for i, f in enumerate(fused)}
     ends = _region_ends(fused, tape)
     start: dict[Buffer, int] = {tape.home(b): -1 for b in arguments}
@@ -52,6 +61,7 @@ def peak_bytes(fused: Sequence[Fused], tape: Tape, arguments: Sequence[Buffer]) 
         if home in start:
             r = region[home]
             end[home] = max(end[home], len(fused) if r == 0 else ends.get(r, end[home]))
+    start = {buffer: first for buffer, first in start.items() if buffer not in in_cache}
     return _peak(start, end, len(fused))
 
 

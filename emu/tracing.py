@@ -23,6 +23,7 @@ from emu.interpreter import interpret
 from emu.jaxprs import Program, Shape, hide_from_lines, open_program
 from emu.liveness import peak_bytes
 from emu.naming import Numbering
+from emu.states import States, new_states
 from emu.tape import Entry, Tape, Touch, touches
 from emu.values import Buffer, Count, Stored, Value, of_buffer, of_leaf
 from emu.work import Access, Leaf, Op, Work, leaf_path
@@ -87,19 +88,22 @@ def _trace(
     if any(s.blurred and s.token_axis is not None for s in stored if s is not None):
         # Some of the cache was read before an update showed which axis its tokens lie along.
         tape, inputs, outs = _read(program, stored, buffers, hints)
-    _note_context([s for s in stored if s is not None], tape)
-    _leave_through(outs, tape)
+    results = _leave_through(outs, tape)
+    cache_leaves = [s for s in stored if s is not None and s.leaf.kind == "cache"]
+    arguments = [b for b in buffers if b is not None]
+    states = new_states(cache_leaves, results, arguments, tape)
+    made_anew = set(states.values())
+    _note_context([s for s in cache_leaves if s not in made_anew], tape)
     tape.entries = [entry for entry in tape.entries if entry.real and entry.count]
     fused = fuse(tape.entries, tape.escaping)
-    arguments = [b for b in buffers if b is not None]
     numbering = Numbering(tape.factors, tape.axes)
     leaves = _leaves_with_axes(stored, inputs, numbering)
     axes_of = {leaf.path: leaf.axes for leaf in leaves}
     return Work(
         leaves=leaves,
-        ops=tuple(_op(f, numbering, axes_of) for f in fused),
+        ops=tuple(_op(_in_cache(f, states, tape), numbering, axes_of) for f in fused),
         axes=tuple(numbering.axes),
-        peak_activation_bytes=peak_bytes(fused, tape, arguments),
+        peak_activation_bytes=peak_bytes(fused, tape, arguments, in_cache=states),
         notes=tuple(tape.notes),
     )
 
@@ -219,7 +223,7 @@ def _hinted_axis(leaf: Leaf, hints: Hints) -> int | None:
 
 def _note_context(stored: Sequence[Stored], tape: Tape) -> None:
     """Say which cache leaves are charged for their allocated length."""
-    cache = [s for s in stored if s.leaf.kind == "cache" and len(s.leaf.shape) > 1]
+    cache = [s for s in stored if len(s.leaf.shape) > 1]
     unknown = [s.leaf.path for s in cache if s.token_axis is None]
     names = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
     if cache and tape.hints.context is None:
@@ -231,8 +235,9 @@ def _note_context(stored: Sequence[Stored], tape: Tape) -> None:
         )
 
 
-def _leave_through(outs: Sequence[Value], tape: Tape) -> None:
+def _leave_through(outs: Sequence[Value], tape: Tape) -> list[Value]:
     """What the function returns has to be in memory; a leaf that is passed through is already."""
+    results = []
     for out in outs:
         value = tape.settled(out)
         whole = value.stored
@@ -257,6 +262,28 @@ def _leave_through(outs: Sequence[Value], tape: Tape) -> None:
             )
             value = named(tape, of_buffer(buffer), value.axes)
         tape.leave(value)
+        results.append(value)
+    return results
+
+
+def _in_cache(fused: Fused, states: States, tape: Tape) -> Fused:
+    """With the cache leaf in the place of buffers that its next content is made in."""
+    if not states:
+        return fused
+
+    def placed(touch: Touch) -> Touch:
+        tensor = touch.tensor
+        if not isinstance(tensor, Buffer) or tape.home(tensor) not in states:
+            return touch
+        state = states[tape.home(tensor)]
+        axes = touch.axes or together(tape.axes.get(tensor, ()))
+        return dataclasses.replace(touch, tensor=state, axes=axes, contracted=())
+
+    return dataclasses.replace(
+        fused,
+        reads=tuple(placed(t) for t in fused.reads),
+        writes=tuple(placed(t) for t in fused.writes),
+    )
 
 
 def _all_of(tensor: Any) -> Count:

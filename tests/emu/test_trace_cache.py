@@ -233,3 +233,57 @@ def test_a_latent_cache_is_read_for_scores_keys_and_values():
     assert work.weight_bytes == sum(leaf.bytes for leaf in work.leaves if leaf.kind == "weights")
     assert work.cache_bytes == 4 * 10 * (32 + 8 + 32)
     assert work.cache_written_bytes == 4 * 40
+
+
+STATE = Shape((2, 16, 16), F32)
+
+
+def decayed(w, state, x):
+    """A linear recurrence: the state is read, made anew, and read by the output."""
+    state = 0.9 * state + jnp.einsum("bi,bj->bij", x @ w, x)
+    return jnp.einsum("bij,bj->bi", state, x), state
+
+
+def test_a_state_that_is_made_anew_is_written_and_read_where_it_lives():
+    work = trace(decayed, Shape((16, 16), F32), STATE, Shape((2, 16), F32), cache=1)
+    whole = 2 * 16 * 16 * 4
+    assert work.cache_written_bytes == whole
+    assert work.cache_bytes == 2 * whole  # the old one by the sum, the new one by the product
+    assert work.notes == ()
+    # Alive beside it: x, x @ w, and their outer product.
+    assert work.peak_activation_bytes <= whole + 4 * 2 * 16 * 4
+
+
+def test_the_states_of_scanned_layers_are_written_layer_by_layer():
+    def step(weights, states, x):
+        def layer(x, both):
+            return decayed(both[0], both[1], x)
+
+        return jax.lax.scan(layer, x, (weights, states))
+
+    one = trace(decayed, Shape((16, 16), F32), STATE, Shape((2, 16), F32), cache=1)
+    arguments = (Shape((5, 16, 16), F32), Shape((5, 2, 16, 16), F32), Shape((2, 16), F32))
+    five = trace(step, *arguments, cache=1)
+    assert five.cache_written_bytes == 5 * one.cache_written_bytes
+    assert five.cache_bytes == 5 * one.cache_bytes
+
+
+def test_results_like_a_cache_that_is_handed_on_or_updated_are_not_its_next_content():
+    def step(cache, kept, new, position):
+        cache = slice_update(cache, new, position)
+        return cache * 2.0, cache, kept
+
+    work = trace(step, CACHE, CACHE, NEW, SCALAR, weights=None, cache=(0, 1))
+    assert work.cache_written_bytes == ROW
+
+
+def test_rolled_windows_and_hidden_states_find_their_own_results():
+    def step(w, state, x):
+        window = jnp.concatenate((state["window"][:, 1:], x[:, None]), axis=1)
+        hidden = jnp.tanh(jnp.einsum("bkc,kc->bc", window, w) + state["hidden"])
+        return hidden * 2.0, {"hidden": hidden, "window": window}
+
+    state = {"hidden": Shape((2, 16), F32), "window": Shape((2, 4, 16), F32)}
+    work = trace(step, Shape((4, 16), F32), state, Shape((2, 16), F32), cache=1)
+    written = {a.tensor: a.bytes for op in work.ops for a in op.writes if a.kind == "cache"}
+    assert written == {"cache/hidden": 2 * 16 * 4, "cache/window": 2 * 4 * 16 * 4}

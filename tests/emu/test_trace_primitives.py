@@ -247,3 +247,31 @@ def test_no_arguments_at_all():
 def test_a_collective_without_its_mesh_is_jaxs_own_error():
     with pytest.raises(NameError, match="unbound axis name"):
         trace(lambda x: lax.psum(x, "model"), Shape((8,), F32), weights=None)
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "data", "kernel", "groups"),
+    [
+        (1, "SAME", 1, 1, 1),
+        (2, "SAME", 1, 1, 4),  # grouped
+        (2, "VALID", 1, 2, 1),  # a dilated kernel
+        (1, ((2, 1), (0, 3)), 2, 1, 1),  # a dilated input, as transposed convolutions have it
+        (3, ((-1, 4), (2, 2)), 3, 2, 2),
+    ],
+)
+def test_convolutions_count_as_xla_counts_them(stride, padding, data, kernel, groups):
+    def convolved(x, k):
+        return lax.conv_general_dilated(
+            x,
+            k,
+            (stride, stride),
+            padding,
+            lhs_dilation=(data, data),
+            rhs_dilation=(kernel, kernel),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    shapes = Shape((2, 9, 7, 8), F32), Shape((3, 3, 8 // groups, 4), F32)
+    compiled = jax.jit(convolved).lower(*shapes).cost_analysis()
+    assert trace(convolved, *shapes).flops == compiled["flops"]
