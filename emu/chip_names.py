@@ -1,16 +1,11 @@
-"""Finding a chip by its name: the catalogue's, this machine, or a file of one's own.
-
-The catalogue is data, in emu/catalogue/, one TOML file for each vendor; it is read once, when the
-first name is asked for.
-"""
+"""Finding a chip by its name: the catalogue's, this machine, or a file of one's own."""
 
 import functools
-from importlib import resources
 
-from emu.chip_file import load_chip, parse_chips
+from emu.catalogued import catalogue
+from emu.chip_file import load_chip
 from emu.chips import Chip
 from emu.errors import EmuError
-from emu.fitted import fitted, for_chip
 from emu.host import host
 from emu.rules import nearest
 
@@ -44,16 +39,6 @@ def chip(name: str) -> Chip:
 def chips() -> list[str]:
     """The names that `emu.chip` knows: the catalogue's by vendor and year, then "host"."""
     return [*(chip.name for chip in catalogue()), HOST]
-
-
-@functools.cache
-def catalogue() -> tuple[Chip, ...]:
-    """All chips of emu/catalogue/, by vendor and year."""
-    found: list[Chip] = []
-    files = [f for f in resources.files("emu.catalogue").iterdir() if f.name.endswith(".toml")]
-    for file in sorted(files, key=lambda file: file.name):
-        found += parse_chips(file.read_text(encoding="utf-8"), f"emu/catalogue/{file.name}")
-    return tuple(for_chip(chip, fitted()) for chip in found)
 
 
 @functools.cache

@@ -29,7 +29,7 @@ class Machine:
 
 def machine() -> Machine:
     """This machine, as JAX's default device and the operating system describe it."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     on_cpu = device.platform == "cpu"
     return Machine(
         name=_cpu_field("model name", platform.processor() or platform.machine())

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from emu import ram
 from emu.chips import Chip, Curve, Memory, Sourced
+from emu.device_kinds import memory_of
 from emu.edge import Edge, edge
 from emu.errors import EmuError
 from emu.machine import Machine, told_cache_bytes
@@ -115,10 +116,10 @@ def probe(machine: Machine) -> Probed:
         prober = Prober(machine, bar)
         per_step_s, per_kernel_s = prober.starts()
         rotated = () if machine.platform == "tpu" else _rotation_pair(prober)
-        kinds = {memory.kind for memory in jax.devices()[0].addressable_memories()}
+        kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
         by_kind = _kind_pair(prober, rotated) if {"device", "pinned_host"} <= kinds else ()
         if not rotated and not by_kind:
-            raise EmuError(f"{jax.devices()[0]} has no two memories that emu can tell apart")
+            raise EmuError(f"{jax.local_devices()[0]} has no two memories that emu can tell apart")
         cores = f", {machine.cores} cores" if machine.platform == "cpu" else ""
         chip = Chip(
             name=f"host ({machine.name}{cores})",
@@ -137,7 +138,8 @@ def probe(machine: Machine) -> Probed:
 def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
     """The last-level cache and the memory behind it."""
     on_cpu = prober.machine.platform == "cpu"
-    told = told_cache_bytes() if on_cpu else None
+    known = memory_of(prober.machine.name, "on-chip")
+    told = told_cache_bytes() if on_cpu else int(known.capacity_bytes.value) if known else None
     capacity = _cache_capacity(_find_edge(prober, told or UNTOLD_CACHE_BYTES), told, prober.source)
     held, reach = int(capacity.value), max(capacity.value, capacity.high or 0)
     hot: dict[str, list[Timing]] = {}
@@ -148,7 +150,7 @@ def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
         inside = [n for n in reads if n <= 0.9 * held] or reads[:1]
         hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
         cold[dtype] = [prober.time(Stream.cold(dtype, n, CACHES_READ * reach)) for n in reads]
-    names = ("llc", "dram") if on_cpu else ("l2", "hbm")
+    names = ("llc", "dram") if on_cpu else (known.name if known else "l2", "hbm")
     return (
         Memory(
             name=names[0],
@@ -244,7 +246,7 @@ def _cache_capacity(found: Edge | None, told: int | None, source: str) -> Source
     if told is not None:
         return Sourced(
             value=told,
-            source="as the system tells; repeated reads show no edge",
+            source="as the system or the catalogue tells; repeated reads show no edge",
             kind="assumed",
             low=told / 4,
             high=told * 4,
@@ -286,9 +288,12 @@ def _ram_capacity() -> Sourced:
 def _device_capacity(prober: Prober) -> Sourced:
     if prober.machine.platform == "cpu":
         return _ram_capacity()
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         return Sourced(value=int(limit), source="the runtime's bytes_limit", kind="measured")
+    known = memory_of(prober.machine.name, "off-chip")
+    if known is not None:
+        return known.capacity_bytes
     common = "common; the runtime doesn't tell its memory's size"
     return Sourced(value=16e9, source=common, kind="assumed", low=4e9, high=200e9)
 

@@ -67,7 +67,7 @@ def realize(
     memories = _memory_of_each(jax.tree.unflatten(structure, leaves), where)
     near, far, mechanism = _pair(placement)
     if mechanism == "memory-kind":
-        for device in {device for leaf in leaves for device in leaf.devices()}:
+        for device in {device for leaf in leaves for device in leaf.sharding.addressable_devices}:
             for name in (near.name, far.name):
                 memory_kinds.check_kind(name, device)
         return Realized(

@@ -137,6 +137,8 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot
     be used.
     """
+    if jax.process_count() > 1:
+        raise ExperimentError("the sweep times one device: run it on one host, without --hosts")
     checkpoint = open_checkpoint(resolve(settings.model))
     wanted = plan(settings, checkpoint)
     todo = [m for m in wanted if m.key not in results]

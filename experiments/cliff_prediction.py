@@ -2,8 +2,7 @@
 
 The same function is traced, its weights are placed by the same rules, and the chip and the stack
 are `emu.host()` and `emu.host_stack()`: numbers that were measured on reads and kernels of no
-model. Nothing of the sweep goes into it. The KV cache is written in place and read at each step, so
-it is placed on chip.
+model. Nothing of the sweep goes into it.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 
 import emu
-from experiments.placements import Rules, rules_of
+from experiments.placements import Rules, with_cache
 
 Step = Callable[..., Any]
 
@@ -35,18 +34,7 @@ def predicted(
       rules: what the placement "rules" means.
     """
     system = emu.System(chip, stack=emu.host_stack())
-    of_weights = rules_of(name, layers, rules)
-    if name == "fit":  # a policy that has to see the weights alone
-        placed = emu.place(
-            emu.Work(leaves=tuple(leaf for leaf in work.leaves if leaf.kind == "weights")),
-            system,
-            name,
-            allow_overflow=True,
-        )
-        of_weights = tuple((part.leaf.path, part.memory) for part in placed.residencies)
-    elif isinstance(of_weights, str):
-        of_weights = (("**", of_weights),)
-    placement = emu.place(work, system, (("cache/**", "on-chip"), *of_weights), allow_overflow=True)
+    placement = with_cache(work, system, name, layers=layers, rules=rules)
     return emu.predict(work, system, placement)
 
 

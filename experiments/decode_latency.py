@@ -11,7 +11,7 @@ from typing import cast
 import emu
 from emu.chips import Mechanism
 from emu.report import Report
-from experiments import decode_report, placements
+from experiments import decode_report, hosts, mesh, placements
 from experiments.cliff import check_dtypes
 from experiments.decode_summary import answered
 from experiments.engine import engine
@@ -22,6 +22,7 @@ from experiments.requests import Request, requests, slots
 from experiments.results import Results, Row
 from experiments.rows import key, origin, row, tell_redone
 from models.checkpoint import Checkpoint, open_checkpoint
+from models.generate import cache_dtype
 from models.named import resolve
 from models.weights import load_weights
 
@@ -40,6 +41,7 @@ class Settings:
     tasks: int = 0
     max_tokens: int = 256
     context: int = 0
+    tensor: int = 0
 
     def __post_init__(self) -> None:
         placements.check(self.placements, self.rules, self.pair)
@@ -75,6 +77,7 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> Plan:
             pair=settings.pair,
             new_tokens=r.new_tokens,
             slots=length,
+            **({"tensor": settings.tensor} if settings.tensor > 1 else {}),
         )
         for dtype in settings.dtypes
         for r in asked
@@ -95,11 +98,22 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     if not todo:
         return tuple(planned.keys.values())
     tell_redone(results, todo.values())
-    chip = emu.host(pair=cast(Mechanism, settings.pair))
+    pair = cast(Mechanism, settings.pair)
+    chip = hosts.from_first(lambda: emu.host(pair=pair))
     with progress(len(todo), "HumanEval", "answer") as bar:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):
             asked = {r.task: r for r in planned.requests if _of(todo, dtype, r.task)}
             weights = load_weights(checkpoint, dtype)
+            spread = mesh.over(
+                checkpoint.config,
+                dtype,
+                cache_dtype(weights),
+                planned.slots,
+                chip,
+                settings.tensor,
+            )
+            if spread is not None:
+                weights = spread.layout.put(weights)
             engines = {
                 name: engine(
                     weights,
@@ -109,6 +123,7 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
                     rules=settings.rules,
                     pair=settings.pair,
                     slots=planned.slots,
+                    spread=spread,
                 )
                 for name in dict.fromkeys(n for d, n, _ in todo if d == dtype)
             }

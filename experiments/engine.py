@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 import emu
 from experiments import placements
+from experiments.mesh import Spread
 from experiments.placements import Rules
 from experiments.requests import Request
 from models.cache import KVCache
@@ -89,27 +91,45 @@ def engine(
     rules: Rules,
     pair: str,
     slots: int,
+    spread: Spread | None = None,
 ) -> Engine:
-    """Put weights where a placement says; `placements.placed` says what the arguments are."""
+    """Put weights where a placement says; `placements.placed` says what the arguments are.
+
+    With a `spread`, weights (which are laid over its devices already) and cache stay over them.
+    """
     place, facts = placements.placed(
-        weights, chip, placement, layers=config.layers, rules=rules, pair=pair
+        weights, chip, placement, layers=config.layers, rules=rules, pair=pair, spread=spread
     )
-    realized = emu.realize(_step(config), place, weights)
+    realized = emu.realize(_step(config, spread), place, weights)
     facts = {**facts, "copies": realized.copies, "notes": list(realized.notes)}
-    program = Program(
-        prefill=realized,
-        step=lambda cache, tokens: realized(cache, tokens, None),
-        cache_dtype=cache_dtype(weights),
-    )
+    if spread is None:
+        program = Program(
+            prefill=realized,
+            step=lambda cache, tokens: realized(cache, tokens, None),
+            cache_dtype=cache_dtype(weights),
+        )
+    else:
+        rows, put_cache = spread.layout.rows, spread.put_cache
+        program = Program(
+            prefill=lambda cache, tokens, lengths: realized(
+                put_cache(cache), rows(tokens), rows(lengths)
+            ),
+            step=lambda cache, tokens: realized(cache, rows(tokens), None),
+            cache_dtype=cache_dtype(weights),
+        )
     return Engine(program=program, config=config, slots=slots, facts=facts)
 
 
 @functools.cache
-def _step(config: DecoderConfig) -> Callable[..., tuple[jax.Array, KVCache]]:
+def _step(config: DecoderConfig, spread: Spread | None) -> Callable[..., tuple[jax.Array, KVCache]]:
     """Prefill and decode step in one function, so that they share the copies of the weights."""
     greedy = Sampling()
+    kept = {}
+    if spread is not None:
+        rows = NamedSharding(spread.layout.mesh, spread.layout.batch)
+        kept = {"out_shardings": (rows, spread.cache)}
 
-    @functools.partial(jax.jit, donate_argnums=1)
+    @functools.partial(jax.jit, donate_argnums=1, **kept)
     def step(
         weights: dict[str, Any], cache: KVCache, tokens: jax.Array, lengths: jax.Array | None
     ) -> tuple[jax.Array, KVCache]:

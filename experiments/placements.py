@@ -5,11 +5,13 @@ memories of one machine between which `emu.realize` can really tell the differen
 (a cache against the memory behind it) or `memory-kind` (JAX's `device` against `pinned_host`).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import emu
 from experiments.errors import ExperimentError
+from experiments.mesh import Spread
 from experiments.wording import mb
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
@@ -56,8 +58,34 @@ def label(name: str, excess_bytes: int) -> str:
     return f"{name} policy, {mb(excess_bytes)} MB over capacity"
 
 
+def with_cache(
+    work: emu.Work, system: emu.System, name: str, *, layers: int, rules: Rules
+) -> emu.Placement:
+    """Place a whole step's leaves as a name says of the weights, and the KV cache on chip.
+
+    It is written in place and read at each step. Over the edge, if need be.
+    """
+    of_weights = rules_of(name, layers, rules)
+    if name == "fit":  # a policy that has to see the weights alone
+        weights = tuple(leaf for leaf in work.leaves if leaf.kind == "weights")
+        alone = dataclasses.replace(work, leaves=weights)
+        fit = emu.place(alone, system, name, allow_overflow=True)
+        of_weights = tuple((part.leaf.path, part.memory) for part in fit.residencies)
+    elif isinstance(of_weights, str):
+        of_weights = (("**", of_weights),)
+    every = (("cache/**", "on-chip"), *of_weights)
+    return emu.place(work, system, every, allow_overflow=True)
+
+
 def placed(
-    weights: dict[str, Any], chip: emu.Chip, name: str, *, layers: int, rules: Rules, pair: str
+    weights: dict[str, Any],
+    chip: emu.Chip,
+    name: str,
+    *,
+    layers: int,
+    rules: Rules,
+    pair: str,
+    spread: Spread | None = None,
 ) -> tuple[emu.Placement, dict[str, Any]]:
     """Place weights as a name says, over the edge if need be.
 
@@ -68,17 +96,19 @@ def placed(
       layers: how many the weights have.
       rules: what the placement "rules" means.
       pair: for the record.
+      spread: over several devices, which then hold the KV cache on chip beside the weights.
 
     Returns:
       The placement, and what a row records of it.
     """
     near, far = chip.memory("on-chip"), chip.memory("off-chip")
-    placement = emu.place(
-        emu.Work(leaves=emu.leaves_of(weights)),
-        emu.System(chip),
-        rules_of(name, layers, rules),
-        allow_overflow=True,
-    )
+    if spread is None:
+        work, devices = emu.Work(leaves=emu.leaves_of(weights)), 1
+        of_weights = rules_of(name, layers, rules)
+        placement = emu.place(work, emu.System(chip), of_weights, allow_overflow=True)
+    else:
+        work, devices = spread.work, spread.system.chips
+        placement = with_cache(work, spread.system, name, layers=layers, rules=rules)
     excess = placement.excess_bytes.get(near.name, 0)
     return placement, {
         "placement": name,
@@ -89,5 +119,6 @@ def placed(
         "weight_bytes": sum(placement.bytes_by_memory.values()),
         "on_chip_bytes": placement.bytes_by_memory[near.name],
         "excess_bytes": excess,
-        "capacity_bytes": int(near.capacity_bytes.value),
+        "capacity_bytes": devices * int(near.capacity_bytes.value),
+        **({} if spread is None else {"mesh": dict(spread.layout.mesh.shape)}),
     }

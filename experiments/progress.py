@@ -5,6 +5,8 @@ from typing import Any
 
 import tqdm
 
+from experiments.hosts import is_first
+
 
 def progress(total: int, what: str, unit: str) -> "tqdm.tqdm[Any]":
     """A bar of `total` steps; use it as a context manager."""
@@ -19,4 +21,5 @@ def progress(total: int, what: str, unit: str) -> "tqdm.tqdm[Any]":
         ncols=None if live else 80,
         dynamic_ncols=live,
         smoothing=0.1,
+        disable=not is_first(),
     )

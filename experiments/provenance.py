@@ -56,10 +56,9 @@ def git() -> dict[str, Any]:
 
 
 def same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two rows can share a table: processor, cores, JAX device and products agree."""
-    return all(
-        a.get(k) == b.get(k) for k in ("processor", "cores", "backend", "device", "products")
-    )
+    """Whether two rows can share a table: processor, cores, JAX's devices and products agree."""
+    decisive = ("processor", "cores", "backend", "device", "devices", "products")
+    return all(a.get(k) == b.get(k) for k in decisive)
 
 
 def _git(root: Path, *arguments: str) -> str:

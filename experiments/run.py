@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import emu.report
 from emu.report import Report
-from experiments import cliff, decode_latency, facts, quickstart, rows, seconds_saved
+from experiments import cliff, decode_latency, facts, hosts, quickstart, rows, seconds_saved
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.results import Results, Row
@@ -58,7 +59,11 @@ def main() -> None:
         missing = f"{missing} {'' if _WORKDIR.value else '--workdir=DIR'}".strip()
         raise ExperimentError(f"something is missing: give {missing}")
     experiment, settings = chosen(_CONFIG.value)
-    with open_results(_WORKDIR.value) as results:
+    hosts.join()
+    results = open_results(_WORKDIR.value)
+    if jax.process_count() > 1:
+        results = hosts.SharedResults(results)
+    with results, hosts.together():
         rows.check_machine(results)
         keys = experiment.run(settings, results)
         wanted = [results[key] for key in keys]
@@ -66,9 +71,9 @@ def main() -> None:
         answer = (*report.answer, *facts.warning(wanted))
         report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
         written = [results.put(*file) for file in emu.report.files(report).items()]
-    print("\n" + emu.report.text(report))
+    hosts.say("\n" + emu.report.text(report))
     for path in (*written, results.path):
-        print(path)
+        hosts.say(str(path))
 
 
 def chosen(config: ConfigDict) -> tuple[Experiment, Any]:

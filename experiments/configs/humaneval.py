@@ -23,4 +23,5 @@ def get_config() -> ConfigDict:
     config.tasks = 0  # the first so many of the 164; 0 is all
     config.max_tokens = 256  # at most; the canonical solution's length where that is shorter
     config.context = 0  # slots in the KV cache; 0 is as many as the longest task needs
+    config.tensor = 0  # devices to spread the model over; 0: the most that divide it
     return config

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import emu
-from emu.chip_names import catalogue
+from emu.catalogued import catalogue
 from emu.chip_table import page, scaled
 from emu.chip_units import check_chip
 from emu.chips import WIDER, Sourced

@@ -1,5 +1,6 @@
 """A machine whose memories are made up, and an S3-compatible server with one bucket in it."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from emu import host_file
 from emu.machine import machine
 from emu.probe import Probed
 
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 BUCKET = "results"
 ACCESS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -47,7 +49,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        host_file.write(machine(), made_up_host())
+        here = machine()
+        plain = dataclasses.replace(here, products="plain")  # as several devices have them
+        for one in (here, plain, dataclasses.replace(plain, flags=TWO_DEVICES)):
+            host_file.write(one, made_up_host())
     return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
 
 

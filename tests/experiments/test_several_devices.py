@@ -1,0 +1,134 @@
+"""HumanEval over several host devices, and over two processes that are as two hosts."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.conftest import TWO_DEVICES
+from tests.experiments.test_run import HUMANEVAL, command, rows
+
+
+def test_the_model_is_spread_over_the_devices_that_are_there(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        command(tmp_path, *HUMANEVAL, "--config.tasks=1", "--config.placements=('on-chip','fit')"),
+        capture_output=True,
+        text=True,
+        env={**environment, "XLA_FLAGS": TWO_DEVICES},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path)
+    assert [row["measured"]["mesh"] for row in found] == [{"tensor": 2}] * 2
+    assert all(row["machine"]["devices"] == 2 for row in found)
+    wrong = subprocess.run(
+        command(tmp_path, *HUMANEVAL, "--config.tensor=3"),
+        capture_output=True,
+        text=True,
+        env={**environment, "XLA_FLAGS": TWO_DEVICES},
+        timeout=120,
+        check=False,
+    )
+    assert wrong.returncode == 1
+    assert "config.tensor is 3, and there are 2 devices: lower it" in wrong.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def hosts(environment: dict[str, str], tmp_path: Path):
+    """Starts the run on two hosts; both are ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*flags: str) -> list["subprocess.Popen[str]"]:
+        coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+        for host in (0, 1):
+            # Only host 0's workdir is used: the other's could not be made.
+            workdir = tmp_path if host == 0 else Path("/proc/nowhere")
+            arguments = command(workdir, *HUMANEVAL, *flags)
+            started.append(
+                subprocess.Popen(
+                    [*arguments, "--hosts=2", f"--host={host}", coordinator],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+            )
+        return started
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts, tmp_path: Path) -> None:
+    first, second = hosts("--config.tasks=6", "--config.max_tokens=64")
+    limit = time.monotonic() + 120
+    while len(rows(tmp_path)) < 2 and first.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    second.send_signal(signal.SIGKILL)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 1, errors
+    assert "error: another of the 2 hosts is gone" in errors
+    assert "the same command on all hosts goes on from there" in errors
+    kept = rows(tmp_path)
+    assert len(kept) >= 2
+    assert all(row["measured"]["mesh"] == {"tensor": 2} for row in kept)
+
+
+def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
+    first, second = hosts("--config.tasks=1")
+    out, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
+    assert str(tmp_path / "report.html") in out
+    silent, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert silent == ""
+    (keys,) = {tuple(json.dumps(row["key"]) for row in rows(tmp_path))}
+    assert len(keys) == len(set(keys)) == 2
+
+
+def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    for process in hosts("--config.tasks=1"):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert "error: " in errors
+        assert "line 1 is not a finished measurement" in errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hosts=2"], "give all three, the host below the hosts"),
+        (["--hosts=2", "--host=2", "--coordinator=127.0.0.1:1"], "give all three"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    done = subprocess.run(
+        command(tmp_path, *HUMANEVAL, *flags),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
