@@ -1,4 +1,4 @@
-"""The catalogue's chips. It is data, in emu/catalogue/, one TOML file for each vendor, read once."""
+"""The catalogue's chips: data in emu/catalogue/, one TOML file for each vendor, read once."""
 
 import functools
 from importlib import resources

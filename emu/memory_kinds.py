@@ -32,10 +32,18 @@ def stored(leaves: Sequence[jax.Array], kinds: Sequence[str]) -> list[jax.Array]
     return put
 
 
+def fetched(leaves: Sequence[jax.Array], kinds: Sequence[str]) -> list[jax.Array]:
+    """The leaves in the device's memory, within a jitted program: those elsewhere are copied."""
+    return [
+        jax.device_put(leaf, jax.memory.Space.Device) if kind != "device" else leaf
+        for leaf, kind in zip(leaves, kinds, strict=True)
+    ]
+
+
 def fetching(
     fn: Callable[..., Any],
     rebuild: Callable[[Sequence[Any]], Any],
-    leaves: Sequence[jax.Array],
+    held: Sequence[jax.Array],
     kinds: Sequence[str],
     argnum: int,
 ) -> Callable[..., Any]:
@@ -44,7 +52,6 @@ def fetching(
     What `fn` donates stays donated. Arguments that hold no arrays (a config, a Python number) are
     constants of the program, and must be hashable.
     """
-    held = stored(leaves, kinds)
     programs: dict[Any, Callable[..., Any]] = {}
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,22 +66,19 @@ def fetching(
             raise EmuError(f"an argument without arrays must be hashable: {error}") from error
         if program is None:
             program = programs[key] = build(fixed, named, args, kwargs)
-        return program(held, *moving, **moving_named)
+        return program(list(held), *moving, **moving_named)
 
     def build(
         fixed: dict[int, Any], named: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[..., Any]:
         def step(weights: list[jax.Array], *moving: Any, **moving_named: Any) -> Any:
-            here = [
-                jax.device_put(leaf, jax.memory.Space.Device) if kind != "device" else leaf
-                for leaf, kind in zip(weights, kinds, strict=True)
-            ]
             rest = iter(moving)
             every = [fixed[at] if at in fixed else next(rest) for at in range(len(args))]
-            every.insert(argnum, rebuild(here))
+            every.insert(argnum, rebuild(fetched(weights, kinds)))
             return fn(*every, **named, **moving_named)
 
-        with_weights = [*args[:argnum], rebuild(leaves), *args[argnum:]]
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in held]
+        with_weights = [*args[:argnum], rebuild(shapes), *args[argnum:]]
         positions, names = _donated(fn, with_weights, kwargs)
         # Positions among `step`'s arguments: the weights stand first there, not at `argnum`.
         order = [at for at in range(len(args)) if at not in fixed]

@@ -5,6 +5,7 @@ the memory behind it (`rotation`), or the device's memory against the host's (`m
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from emu import memory_kinds
 from emu.chips import Mechanism, Memory
 from emu.errors import EmuError
+from emu.one_program import steps_in_one
 from emu.placement import Placement
 from emu.rotation import rotated
 from emu.rules import nearest
@@ -30,11 +32,21 @@ class Realized:
     memories: tuple[str, str]  # the pair: on chip, off chip
     copies: int  # of the off-chip weights, the original included
     held_bytes: int  # by all copies and the on-chip weights
+    # See `steps_in_one`.
+    in_one: Callable[[int], Callable[..., Any]] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = ()  # what a reader of its timings has to know
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One call, with the next copy of the weights."""
         return self.call(*args, **kwargs)
+
+    def steps_in_one(self, steps: int) -> Callable[[Any, jax.Array], tuple[jax.Array, Any]]:
+        """`(carry, x) -> (x, carry)`: so many steps in one program (`emu.one_program`).
+
+        For a function that takes `(weights, carry, x)` and returns `(x, carry)`.
+        """
+        program: Callable[[Any, jax.Array], tuple[jax.Array, Any]] = self.in_one(steps)
+        return program
 
 
 def realize(
@@ -70,10 +82,17 @@ def realize(
         for device in {device for leaf in leaves for device in leaf.sharding.addressable_devices}:
             for name in (near.name, far.name):
                 memory_kinds.check_kind(name, device)
+        held = memory_kinds.stored(leaves, memories)
+
+        def rebuild(leaves: Sequence[Any]) -> Any:
+            return jax.tree.unflatten(structure, leaves)
+
+        def fetch(leaves: Sequence[Any]) -> Any:
+            return rebuild(memory_kinds.fetched(leaves, memories))
+
         return Realized(
-            call=memory_kinds.fetching(
-                fn, lambda held: jax.tree.unflatten(structure, held), leaves, memories, argnum
-            ),
+            call=memory_kinds.fetching(fn, rebuild, held, memories, argnum),
+            in_one=functools.partial(steps_in_one, fn, [held], fetch=fetch),
             mechanism=mechanism,
             memories=(near.name, far.name),
             copies=1,
@@ -84,8 +103,10 @@ def realize(
     cache_bytes = max(near.capacity_bytes.value, near.capacity_bytes.high or 0)
     copies = rotated(leaves, off_chip, cache_bytes)
     distinct = {id(leaf): leaf.nbytes for copy in copies for leaf in copy}
+    trees = [jax.tree.unflatten(structure, copy) for copy in copies]
     return Realized(
-        call=_turning(fn, [jax.tree.unflatten(structure, copy) for copy in copies], argnum),
+        call=_turning(fn, trees, argnum),
+        in_one=functools.partial(steps_in_one, fn, trees),
         mechanism=mechanism,
         memories=(near.name, far.name),
         copies=len(copies),

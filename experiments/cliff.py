@@ -58,13 +58,15 @@ class Settings:
     thin: tuple[int, ...] = ()
     placements: tuple[str, ...] = ("on-chip", "off-chip")
     rules: Rules = ()
-    pair: str = "rotation"
+    pair: str = "found"
     context: int = 32
     rounds: int = 3
     samples: int = 30
     fresh_host: bool = False
+    device_means: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pair", placements.found_pair(self.pair))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
         for name in ("context", "rounds", "samples"):
@@ -227,6 +229,8 @@ def _measure(
         }
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
         calls[m.placement] = _stepping(realized, cache, hidden)
+        if settings.device_means or jax.default_backend() != "cpu":
+            facts[m.placement]["device_mean_s"] = _device_mean_s(realized, settings, config, hidden)
     calls[REST] = _rest(config, group[0].dtype, settings.context)
     burst = _burst(sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights)))
     latencies = by_turns(calls, rounds=settings.rounds, samples=settings.samples, burst=burst)
@@ -278,6 +282,19 @@ def _rest(config: DecoderConfig, dtype: str, context: int) -> Callable[[], Any]:
     return _stepping(
         functools.partial(_step(thin), weights), cache, jnp.ones((1, 1, THIN), jnp.float32)
     )
+
+
+def _device_mean_s(
+    realized: emu.Realized, settings: Settings, config: DecoderConfig, hidden: jax.Array
+) -> float:
+    """Seconds of a step among many in one program: what is left without the host's dispatch."""
+    steps = max(realized.copies, MOST_STEPS)
+    program = realized.steps_in_one(steps)
+    cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+    latency = emu.measure(
+        lambda cache: program(cache, hidden)[1], carry=cache, samples=settings.samples, warmup=2
+    )
+    return latency.median_s / steps
 
 
 def _burst(step_s: float) -> int:

@@ -42,6 +42,7 @@ class Point:
     disturbed: int  # of these
     is_disturbed: bool  # too many of them were: don't trust this row
     metered: bool  # False: nothing is known of disturbance
+    device_mean_s: float | None = None  # of many steps in one program
     one_memory: bool  # a CPU's memory kinds: both names are of the same memory
     host_on_chip_s: float  # its products, as emu.host() measured them, and the rest of a step
     host_off_chip_s: float
@@ -114,6 +115,7 @@ def point(row: Row) -> Point:
         layer_count=m.get("layer_count", 0),
         predicted_s=m.get("predicted_s"),
         host=m.get("host", {}),
+        device_mean_s=m.get("device_mean_s"),
         one_memory=m["pair"] == "memory-kind" and row["machine"]["backend"] == "cpu",
     )
 

@@ -19,6 +19,7 @@ def tables(points: Sequence[Point]) -> tuple[Table, ...]:
         _mixed_table(points),
         cliff_errors.errors_table(points),
         cliff_errors.host_table(points),
+        _device_table(points),
         _rows_table(points),
         cliff_errors.rows_table(points),
     )
@@ -112,6 +113,27 @@ def _mixed_table(points: Sequence[Point]) -> Table:
         "model fits on chip: the same model's on-chip and off-chip times, each for its share of "
         "the bytes. past the cache: both parts together exceed the on-chip memory, so that the "
         "cold one may evict the hot one, and the ratio says nothing of the model hot plus cold.",
+    )
+
+
+def _device_table(points: Sequence[Point]) -> Table:
+    return Table(
+        title="A step called from Python, and one of many in one program",
+        columns=("dtype", "layers", "placement", "called µs", "in one µs", "called/in one"),
+        rows=tuple(
+            (
+                p.dtype,
+                f"{p.layers:.3g}",
+                p.placement,
+                us(p.seconds),
+                us(p.device_mean_s),
+                figures(p.seconds / p.device_mean_s),
+            )
+            for p in points
+            if p.device_mean_s
+        ),
+        note="in one: the mean of at least 32 steps of one jitted program, without the host's "
+        "dispatch between them.",
     )
 
 

@@ -37,13 +37,14 @@ class Settings:
     dtypes: tuple[str, ...] = ("float32",)
     placements: tuple[str, ...] = ("off-chip", "on-chip")
     rules: Rules = ()
-    pair: str = "rotation"
+    pair: str = "found"
     tasks: int = 0
     max_tokens: int = 256
     context: int = 0
     tensor: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pair", placements.found_pair(self.pair))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
         if self.max_tokens < 2:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 import emu
 from experiments.errors import ExperimentError
 from experiments.mesh import Spread
@@ -16,6 +18,7 @@ from experiments.wording import mb
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
 PAIRS = ("rotation", "memory-kind")
+FOUND = "found"  # a config's pair, until it is known where it runs
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -33,6 +36,13 @@ def check(names: Sequence[str], rules: Rules, pair: str) -> None:
         raise ExperimentError("the placement 'rules' and the config's rules go together: give both")
     if pair not in PAIRS:
         raise ExperimentError(f"there is no pair {pair!r}: there are {', '.join(PAIRS)}")
+
+
+def found_pair(pair: str) -> str:
+    """The pair that a config means on this machine: a TPU's on-chip memory is no cache."""
+    if pair != FOUND:
+        return pair
+    return "memory-kind" if jax.default_backend() == "tpu" else "rotation"
 
 
 def rules_of(name: str, layers: int, rules: Rules = ()) -> str | Rules:

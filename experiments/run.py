@@ -6,6 +6,7 @@ was when the same command is given again. Another config in the same workdir add
 report is about the last config.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,17 @@ from ml_collections import ConfigDict, config_flags
 
 import emu.report
 from emu.report import Report
-from experiments import cliff, decode_latency, facts, hosts, quickstart, rows, seconds_saved
+from experiments import (
+    cliff,
+    decode_latency,
+    devices,
+    facts,
+    hosts,
+    profiling,
+    quickstart,
+    rows,
+    seconds_saved,
+)
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.results import Results, Row
@@ -27,6 +38,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's conf
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder for results and report; made if missing; gs:// and s3:// too"
 )
+_DEVICE = flags.DEFINE_enum("device", None, devices.KINDS, "refuse to run on anything else")
+_PROFILE = flags.DEFINE_bool("profile", False, "leave a trace of jax.profiler beside the results")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,14 +71,16 @@ def main() -> None:
         missing = "--config=experiments/configs/quickstart.py" if _CONFIG.value is None else ""
         missing = f"{missing} {'' if _WORKDIR.value else '--workdir=DIR'}".strip()
         raise ExperimentError(f"something is missing: give {missing}")
-    experiment, settings = chosen(_CONFIG.value)
     hosts.join()
+    devices.check(_DEVICE.value)
+    experiment, settings = chosen(_CONFIG.value)
     results = open_results(_WORKDIR.value)
     if jax.process_count() > 1:
         results = hosts.SharedResults(results)
     with results, hosts.together():
         rows.check_machine(results)
-        keys = experiment.run(settings, results)
+        with profiling.into(results) if _PROFILE.value else contextlib.nullcontext():
+            keys = experiment.run(settings, results)
         wanted = [results[key] for key in keys]
         report = experiment.report(settings, wanted)
         answer = (*report.answer, *facts.warning(wanted))

@@ -5,7 +5,11 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> Path:
-    """Write beside `path`, then put it in its place; a reader never sees a part. Returns it."""
+    """Write beside `path`, then put it in its place; a reader never sees a part. Returns it.
+
+    Folders are made where they are missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(data)

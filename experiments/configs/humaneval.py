@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.dtypes = ("float32", "bfloat16", "int8")
     config.placements = ("off-chip", "on-chip")
     config.rules = ()  # (pattern, memory) pairs: what the placement "rules" means
-    config.pair = "rotation"  # or "memory-kind": JAX's device against pinned_host
+    config.pair = "found"  # rotation (cache against memory), on a TPU memory-kind (device, host)
     config.tasks = 0  # the first so many of the 164; 0 is all
     config.max_tokens = 256  # at most; the canonical solution's length where that is shorter
     config.context = 0  # slots in the KV cache; 0 is as many as the longest task needs

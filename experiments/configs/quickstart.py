@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.cliff.layers = ()  # a ladder of sizes to all of the model's layers
     config.cliff.placements = ("on-chip", "off-chip", "half-on-chip")
     config.cliff.rules = ()
-    config.cliff.pair = "rotation"
+    config.cliff.pair = "found"
     config.cliff.context = 32
     config.cliff.rounds = 3
     config.cliff.samples = 30
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.humaneval.dtypes = ("float32", "bfloat16", "int8")
     config.humaneval.placements = ("off-chip", "on-chip")
     config.humaneval.rules = ()
-    config.humaneval.pair = "rotation"
+    config.humaneval.pair = "found"
     config.humaneval.tasks = 6
     config.humaneval.max_tokens = 64
     config.humaneval.context = 0

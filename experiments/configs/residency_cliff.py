@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
     config.thin = (1, 2)  # smaller sizes: so many layers of one key-value head each
     config.placements = ("on-chip", "off-chip", "attention-on-chip", "half-on-chip")
     config.rules = ()  # (pattern, memory) pairs: what the placement "rules" means
-    config.pair = "rotation"  # or "memory-kind": JAX's device against pinned_host
+    config.pair = "found"  # rotation (cache against memory), on a TPU memory-kind (device, host)
     config.context = 32  # slots in the KV cache
     config.rounds = 5  # the placements take turns, so that drift favours none
     config.samples = 40  # decode steps per placement and round
     config.fresh_host = True  # measure the machine again: predictions from the same hour
+    config.device_means = False  # also many steps in one program; always on an accelerator
     return config

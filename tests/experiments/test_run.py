@@ -146,12 +146,16 @@ def test_rules_in_the_config(run: Run, tmp_path: Path) -> None:
     flags = [*CLIFF, "--config.dtypes=('int8',)", "--config.layers=(2,)"]
     flags.append("--config.placements=('rules',)")
     rules = "--config.rules=(('layers/*/mlp/*/kernel','on-chip'),('**','off-chip'))"
-    done = run(tmp_path, *flags, rules)
+    more = ["--profile", "--device=cpu", "--config.device_means=True"]
+    done = run(tmp_path, *flags, rules, *more)
     assert done.returncode == 0, done.stderr
     assert "Every placement that was measured" in done.stdout
+    assert "A step called from Python, and one of many in one program" in done.stdout
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert "p99 of all" in done.stdout
     (row,) = rows(tmp_path)
     assert 0 < row["measured"]["on_chip_bytes"] < row["measured"]["weight_bytes"]
+    assert 0 < row["measured"]["device_mean_s"] < 1
     unmatched = run(tmp_path, *flags, "--config.rules=(('nothing/**','on-chip'),('**','off-chip'))")
     assert_refused(unmatched, "rule 'nothing/**' -> 'on-chip' matches no leaf")
     uncovered = run(tmp_path, *flags, "--config.rules=(('layers/*/mlp/**','on-chip'),)")

@@ -98,7 +98,8 @@ def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
     assert str(tmp_path / "report.html") in out
     silent, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert silent == ""
+    assert "report.html" not in silent
+    assert "HumanEval" not in errors  # its progress is the same
     (keys,) = {tuple(json.dumps(row["key"]) for row in rows(tmp_path))}
     assert len(keys) == len(set(keys)) == 2
 
