@@ -117,4 +117,5 @@ def _all_donated(info: Any) -> bool:
 
 
 def _has_arrays(arg: Any) -> bool:
-    return any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(arg))
+    arrays = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+    return any(isinstance(leaf, arrays) for leaf in jax.tree.leaves(arg))
