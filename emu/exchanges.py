@@ -78,14 +78,41 @@ def seconds(
     as_measured: bool = False,
     two_dimensional: bool = False,
 ) -> Any:
-    """Seconds of one exchange.
+    """Seconds of one exchange; as `by_bytes`."""
+    if not of.bytes:
+        return 0.0
+    return by_bytes(
+        chip,
+        of.kind,
+        of.group,
+        float(of.bytes),
+        xp,
+        per_chip=per_chip,
+        share=share,
+        as_measured=as_measured,
+        two_dimensional=two_dimensional,
+    )
+
+
+def by_bytes(
+    chip: Chip,
+    kind: str,
+    group: int,
+    sent_bytes: Any,
+    xp: Any = Scalars,
+    *,
+    per_chip: int = 1,
+    share: Any = 1.0,
+    as_measured: bool = False,
+    two_dimensional: bool = False,
+) -> Any:
+    """Seconds of exchanges of one kind in a group, of some bytes, which may be an array.
 
     per_chip: how many of the group's ranks are cores of one chip and share its link.
     share: of the link's bandwidth that the software reaches.
     as_measured: beside that, at most what exchanges were measured to reach.
     two_dimensional: whether weights are laid out over two dimensions of a torus.
     """
-    group, sent_bytes = of.group, float(of.bytes)
     chips = -(-group // per_chip)
     link = link_of(chip, chips)
     if as_measured and link.achieved_share is not None:
@@ -94,14 +121,12 @@ def seconds(
     hop = link.latency_s.value
     across = max(1, hops(link, chips)) * hop
     share_of_group = (group - 1) / group * sent_bytes * per_byte
-    if not sent_bytes:
-        return 0.0
-    if of.kind == "permute":
+    if kind == "permute":
         return hop + sent_bytes * per_byte
-    if of.kind != "all_reduce":
+    if kind != "all_reduce":
         return across + share_of_group
     if two_dimensional:
-        sent_bytes *= min(1.0, 4.0 / math.sqrt(chips))
+        sent_bytes = sent_bytes * min(1.0, 4.0 / math.sqrt(chips))
         share_of_group = (group - 1) / group * sent_bytes * per_byte
     streamed = math.inf
     if as_measured and link.streamed_share is not None and link.streamed_start_s is not None:
@@ -111,7 +136,7 @@ def seconds(
     measured = [n for n in link.small_allreduce_s if n >= chips]
     if measured:
         least = link.small_allreduce_s[min(measured)].value
-        above = max(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
+        above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
         return xp.minimum(least + above * per_byte, streamed)
     one_shot = across + (group - 1) * sent_bytes * per_byte
     return xp.minimum(xp.minimum(one_shot, 2 * across + 2 * share_of_group), streamed)

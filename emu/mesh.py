@@ -23,8 +23,9 @@ from emu.chips import Chip, Link
 from emu.jaxprs import bits_of
 from emu.schedule import Row, Schedule
 from emu.stacks import Stack
-from emu.windows import Array
 from emu.work import Access, Op, Work
+
+Array = Any  # NumPy's or JAX's
 
 _CROSSING = ("dot", "convolution", "reduction", "sort")
 
@@ -32,9 +33,15 @@ _CROSSING = ("dot", "convolution", "reduction", "sort")
 class Regions(NamedTuple):
     """What of a schedule's rows lies where on a mesh; arrays have a value for each row."""
 
-    share: Array  # of the cores
+    held_bytes: Array  # of tensors that the row's layer keeps in its region
+    whole_bytes: Array  # of all that one chip holds
     crossings: Array  # 1 where the row's results depend on the whole region
     vector_bytes: Array  # into and out of its products
+
+    @property
+    def share(self) -> Array:
+        """Of the cores."""
+        return share_of(self.held_bytes, self.whole_bytes, np)
 
 
 def mesh_of(chip: Chip) -> Link | None:
@@ -45,8 +52,7 @@ def mesh_of(chip: Chip) -> Link | None:
 def regions(of: Schedule, work: Work, stages: int) -> Regions:
     """Which part of a chip each row has for itself, where `stages` chips share the layers."""
     stored = {leaf.path: leaf.bytes for leaf in work.leaves}
-    whole = max(1.0, sum(stored.values()) / stages)
-    share = np.ones(len(of.rows))
+    held_bytes = np.zeros(len(of.rows))
     for run in of.runs:
         held: dict[str, float] = {}
         for row in of.rows[run.start : run.stop]:
@@ -54,21 +60,29 @@ def regions(of: Schedule, work: Work, stages: int) -> Regions:
                 for access in (*op.reads, *op.writes):
                     if access.tensor in stored:
                         held[access.tensor] = stored[access.tensor] / _turns(access, op.count)
-        share[run.start : run.stop] = min(1.0, max(1.0, sum(held.values())) / whole)
+        held_bytes[run.start : run.stop] = sum(held.values())
     return Regions(
-        share=share,
+        held_bytes=held_bytes,
+        whole_bytes=np.full(len(of.rows), sum(stored.values()) / stages),
         crossings=np.array([float(_crosses(row)) for row in of.rows]),
         vector_bytes=np.array([_vector_bytes(row) for row in of.rows]),
     )
 
 
-def crossing_seconds(at: Regions, mesh: Link, stack: Stack, xp: Any) -> Any:
-    """Seconds [rows] in which vectors cross their row's region."""
-    side = np.sqrt((mesh.nodes or 1) * at.share)
+def share_of(held_bytes: Array, whole_bytes: Array, xp: Any) -> Array:
+    """The share of a chip's cores that a region has: that of its tensors, at most all."""
+    return xp.minimum(1.0, xp.maximum(1.0, held_bytes) / xp.maximum(1.0, whole_bytes))
+
+
+def crossing_seconds(
+    share: Array, crossings: Array, vector_bytes: Array, mesh: Link, stack: Stack, xp: Any
+) -> Array:
+    """Seconds in which vectors cross their row's region."""
+    side = xp.sqrt((mesh.nodes or 1) * share)
     port = mesh.bandwidth_bytes_per_s.value / mesh.ports
     lanes = xp.maximum(1.0, xp.minimum(side, stack.mesh_lanes.value))
-    hops = at.crossings * 2.0 * side * mesh.latency_s.value
-    return hops + at.vector_bytes / (lanes * port)
+    hops = crossings * 2.0 * side * mesh.latency_s.value
+    return hops + vector_bytes / (lanes * port)
 
 
 def _turns(access: Access, count: int) -> int:

@@ -573,15 +573,22 @@ def _peak(work: Work, made: Sequence[Op]) -> int:
     results, are: an estimate, since the peak is not known by axis.
     """
 
-    def alive(op: Op) -> int:
-        sent = 0 if op.collective is None else op.collective.bytes
-        return sent + sum(a.bytes for a in (*op.reads, *op.writes) if a.kind == "activations")
-
-    largest = max(map(alive, work.ops), default=0)
-    here = max(map(alive, made), default=0)
+    largest, here = most_in_one_op(work.ops), most_in_one_op(made)
     if not largest:
         return work.peak_activation_bytes
     return min(work.peak_activation_bytes, -(-work.peak_activation_bytes * here // largest))
+
+
+def most_in_one_op(ops: Iterable[Op]) -> int:
+    """Bytes of activations that one op reads, writes and sends, at most."""
+    return max(
+        (
+            (0 if op.collective is None else op.collective.bytes)
+            + sum(a.bytes for a in (*op.reads, *op.writes) if a.kind == "activations")
+            for op in ops
+        ),
+        default=0,
+    )
 
 
 def _share(part: float) -> Fraction:

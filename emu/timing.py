@@ -153,8 +153,8 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     """The seconds of a plan's rows, and of the whole step."""
     of, chip, stack = plan.schedule, system.chip, system.software
     per_chip = 1 if system.ranks is None else system.ranks.per_chip
-    bandwidth = _row(xp, [_bandwidth(m, system) / per_chip for m in chip.memories])
-    peaks = [peak * stack.compute_share.value / per_chip for peak in _peaks(of, chip)]
+    bandwidth = _row(xp, [bandwidth_of(m, system) / per_chip for m in chip.memories])
+    peaks = [peak * stack.compute_share.value / per_chip for peak in peaks_of(of.flop_kinds, chip)]
     compute = of.flops @ _row(xp, [1.0 / peak for peak in peaks])
     slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
     ports = (plan.port_bytes + slower * plan.cache_bytes) / bandwidth[:, None, None]
@@ -168,7 +168,8 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         compute = compute / share
         mesh = mesh_of(chip)
         assert mesh is not None
-        crossing = crossing_seconds(plan.regions, mesh, stack, xp)
+        at = plan.regions
+        crossing = crossing_seconds(share, at.crossings, at.vector_bytes, mesh, stack, xp)
     others = [compute, exchange, *_entry(plan, chip, per_chip)]
     others += least_seconds(plan.reads, system, xp)
     at_run, in_all = ports[:, 0], ports[:, 1]
@@ -271,18 +272,19 @@ def _laid_out(plan: Plan, field: Any, nothing: float, xp: Any) -> Any:
     return xp.stack(lines)
 
 
-def _bandwidth(memory: Memory, system: System) -> Any:
+def bandwidth_of(memory: Memory, system: System) -> Any:
+    """Bytes per second that the system's software reaches in one chip's memory."""
     return memory.bandwidth_bytes_per_s.value * system.software.share_of(memory)
 
 
-def _peaks(of: Schedule, chip: Chip) -> list[Any]:
-    """FLOP/s for each of the schedule's kinds.
+def peaks_of(kinds: Sequence[tuple[str, bool]], chip: Chip) -> list[Any]:
+    """FLOP/s for each kind: a dtype, and whether it is of products.
 
     Elementwise arithmetic in a dtype that the chip states no peak for is taken to go at the lowest
     that it states.
     """
     peaks = []
-    for dtype, dot in of.flop_kinds:
+    for dtype, dot in kinds:
         try:
             peaks.append(chip.peak(dtype).value)
         except EmuError:
@@ -294,8 +296,8 @@ def _peaks(of: Schedule, chip: Chip) -> list[Any]:
 
 
 def _lower(a: Any, b: Any) -> Any:
-    plain = isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS)
-    return min(a, b) if plain else jnp.minimum(a, b)
+    plain = isinstance(a, (*_NUMBERS, np.ndarray)) and isinstance(b, (*_NUMBERS, np.ndarray))
+    return np.minimum(a, b) if plain else jnp.minimum(a, b)
 
 
 def _exchange(of: Collective, system: System, xp: Any) -> Any:

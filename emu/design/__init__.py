@@ -1,0 +1,1 @@
+"""The design space: grids of systems, inverse design, fronts."""

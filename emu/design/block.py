@@ -1,0 +1,81 @@
+"""A block of a sweep: all batches and contexts at some of the systems, as columns of a table."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emu.design.counts import Array
+from emu.design.family import Family
+from emu.design.grid import SystemGrid
+from emu.timeline import PARTS
+
+_PER_MILLION = 1e6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Part of one family; its points are in the order batch, context, system."""
+
+    number: int  # in the order of the sweep
+    family: Family
+    systems: SystemGrid
+    labels: Mapping[str, Any]  # what is the same for all its points: system, placement, shape
+
+    def __len__(self) -> int:
+        return len(self.family.batches) * len(self.family.contexts) * len(self.systems)
+
+    def results(self) -> dict[str, Array]:
+        """What is computed of each point: arrays [batches, contexts, systems].
+
+        step_s, tokens_per_s_per_user, tokens_per_s_per_chip; binds (a number of
+        `emu.timeline.PARTS`: on what most of the step is spent); fits, and missing_bytes (that the
+        memory which lacks most has too few, on the fullest chip; below 0: it has so many left);
+        energy_j_per_mtok and usd_per_mtok, at the stated power and price, NaN where none is; and
+        the step's parts, `weights_s` and so on.
+        """
+        made = self.family.steps(self.systems)
+        system = self.systems.with_arrays()
+        batch = np.array(self.family.batches, np.float64)[:, None, None]
+        tokens_per_s = batch / made.seconds
+        found = {
+            "step_s": made.seconds,
+            "tokens_per_s_per_user": 1.0 / made.seconds,
+            "tokens_per_s_per_chip": tokens_per_s / system.chips,
+            "binds": made.binds,
+            "fits": made.missing <= 0,
+            "missing_bytes": made.missing,
+        }
+        chip = system.chip
+        for name, per_s in (
+            ("energy_j_per_mtok", None if chip.power_w is None else chip.power_w.value),
+            (
+                "usd_per_mtok",
+                None if chip.price_usd_per_hour is None else chip.price_usd_per_hour.value / 3600.0,
+            ),
+        ):
+            rate = np.nan if per_s is None else per_s * (system.chips * _PER_MILLION)
+            found[name] = rate / tokens_per_s
+        return found | {f"{p}_s": part for p, part in zip(PARTS, made.parts, strict=True)}
+
+    def frame(self, results: Mapping[str, Array]) -> pd.DataFrame:
+        """The table: where each point is, then what was computed of it."""
+        shape = (len(self.family.batches), len(self.family.contexts), len(self.systems))
+        columns: dict[str, Any] = {}
+        for name, value in self.labels.items():
+            columns[name] = pd.Categorical.from_codes(np.zeros(len(self), np.int8), [str(value)])
+        batch = np.array(self.family.batches)[:, None, None]
+        columns["batch"] = np.broadcast_to(batch, shape).ravel()
+        context = np.array(self.family.contexts)[None, :, None]
+        columns["context"] = np.broadcast_to(context, shape).ravel()
+        for name, values in self.systems.numbers.items():
+            columns[name] = np.broadcast_to(values, shape).ravel()
+        for name, values in results.items():
+            flat = values.ravel()
+            if name == "binds":
+                columns[name] = pd.Categorical.from_codes(flat, list(PARTS))
+            else:
+                columns[name] = flat
+        return pd.DataFrame(columns)
