@@ -65,7 +65,9 @@ class Block:
         shape = (len(self.family.batches), len(self.family.contexts), len(self.systems))
         columns: dict[str, Any] = {}
         for name, value in self.labels.items():
-            columns[name] = pd.Categorical.from_codes(np.zeros(len(self), np.int8), [str(value)])
+            columns[name] = pd.Categorical.from_codes(
+                np.zeros(len(self), np.int8), pd.Index([str(value)])
+            )
         batch = np.array(self.family.batches)[:, None, None]
         columns["batch"] = np.broadcast_to(batch, shape).ravel()
         context = np.array(self.family.contexts)[None, :, None]
@@ -75,7 +77,7 @@ class Block:
         for name, values in results.items():
             flat = values.ravel()
             if name == "binds":
-                columns[name] = pd.Categorical.from_codes(flat, list(PARTS))
+                columns[name] = pd.Categorical.from_codes(flat, pd.Index(PARTS))
             else:
                 columns[name] = flat
         return pd.DataFrame(columns)

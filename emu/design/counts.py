@@ -82,7 +82,7 @@ def counts_of(work: Work, placement: Placement) -> Counts:
     count = len(rows)
     crossing = np.zeros(count) if plan.regions is None else plan.regions.crossings
     runs = tuple((run.start, run.stop, run.repeats) for run in of.runs)
-    kept = range(count)
+    kept = list(range(count))
     if not plan.off_chip:  # in any order, so that equal kernels are one
         each = np.column_stack((rows, of.launched, plan.touched.T, crossing))
         kept, runs = _alike(each, of.repeats)
@@ -101,7 +101,7 @@ def counts_of(work: Work, placement: Placement) -> Counts:
     )
     return Counts(
         layout=layout,
-        rows=rows[list(kept)],
+        rows=rows[kept],
         totals=np.array(
             [
                 plan.tokens,

@@ -201,7 +201,7 @@ def _write(out: Steps, made: Steps, rows: slice, columns: slice) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _compiled(layout: Layout, scratch: int) -> Callable[..., Steps]:
-    return jax.jit(functools.partial(steps, layout, scratch=scratch, xp=jnp))  # type: ignore[no-any-return]
+    return jax.jit(functools.partial(steps, layout, scratch=scratch, xp=jnp))
 
 
 def _padded(first: int, count: int, size: int) -> Array:

@@ -190,7 +190,11 @@ class _Rates:
 def _looped(at: _Rates, kernels: _Kernels, weights: Array, points: Array, xp: Any) -> _Sums:
     nothing = Run(*[points + value for value in NOTHING])
     sums = _Sums(
-        *[points] * 5,
+        before=points,
+        crossing=points,
+        busy=points,
+        exchanging=points,
+        computing=points,
         kinds=(points,) * len(KINDS),
         ports=((nothing, nothing),) * len(at.layout.off_chip),
     )
@@ -200,7 +204,7 @@ def _looped(at: _Rates, kernels: _Kernels, weights: Array, points: Array, xp: An
             sums = _added(at, sums, one, weights, xp)
         return sums
     turn = functools.partial(_turn, at, weights, xp)
-    return jax.lax.scan(turn, sums, kernels)[0]  # type: ignore[no-any-return]
+    return jax.lax.scan(turn, sums, kernels)[0]
 
 
 def _turn(at: _Rates, weights: Array, xp: Any, sums: _Sums, one: _Kernels) -> tuple[_Sums, None]:

@@ -19,9 +19,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from emu.design.block import Block
+from emu.design.executors import in_ray, in_threads
 from emu.design.family import Rules, family, is_capacity
 from emu.design.grid import SystemGrid, WorkGrid
-from emu.design.spread_out import in_ray, in_threads
 from emu.design.store import Store
 from emu.errors import EmuError
 from emu.system import System

@@ -1,0 +1,259 @@
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import toy_chip
+from toy_grid import toy_grid, toy_work, varied
+
+import emu
+from emu.design import SystemGrid, WorkGrid, blocks_of, computed, sweep
+from emu.design import family as family_module
+from experiments.steps_traced import decode_work
+
+
+def check(block, results, work, rules, points, seed=0, tolerance=1e-9):
+    """Random points of a block against `emu.predict` one at a time."""
+    rng = np.random.default_rng(seed)
+    shape = results["step_s"].shape
+    for _ in range(points):
+        i, j, k = (int(rng.integers(n)) for n in shape)
+        batch, context = block.family.batches[i], block.family.contexts[j]
+        system = block.systems.one(k)
+        of = work(batch=batch, context=context)
+        placement = emu.place(of, system, rules, allow_overflow=True)
+        timeline = emu.predict(of, system, placement)
+        assert results["step_s"][i, j, k] == pytest.approx(timeline.seconds, rel=tolerance)
+        for part, seconds in timeline.breakdown.items():
+            found = results[f"{part}_s"][i, j, k]
+            assert found == pytest.approx(seconds, rel=tolerance, abs=tolerance * timeline.seconds)
+        assert results["fits"][i, j, k] == (not placement.excess_bytes)
+        if timeline.energy_j is not None:
+            per_mtok = timeline.energy_j / batch * 1e6
+            assert results["energy_j_per_mtok"][i, j, k] == pytest.approx(per_mtok, rel=tolerance)
+
+
+SYSTEMS = {
+    "h100, nothing ahead": ("h100", {"chips": 8, "tensor": 8, "stack": "vllm-0.19"}, "off-chip"),
+    "v5e, one ahead": ("tpu-v5e", {"chips": 4, "tensor": 4, "stack": "vllm-tpu"}, "off-chip"),
+    "v6e, all ahead": ("tpu-v6e", {"chips": 2, "tensor": 2}, "off-chip"),
+    "lpu, stages": ("groq-lpu-v1", {"chips": 4, "tensor": 2, "pipeline": 2}, "on-chip"),
+    "wafer": ("wse-3", {"stack": "cerebras-inference"}, "on-chip"),
+    "one chip": ("mi300x", {"stack": "vllm-rocm-0.10"}, "off-chip"),
+    "replicas": ("h200", {"chips": 4, "tensor": 2, "data": 2, "stack": "vllm-0.22"}, "off-chip"),
+    "rules": ("b200", {"stack": "trtllm"}, (("layers/**", "on-chip"), ("**", "off-chip"))),
+}
+
+
+@pytest.mark.parametrize("few", [0, 10**9], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_points_are_those_of_predict(name, few, monkeypatch):
+    monkeypatch.setattr(family_module, "_FEW", few)
+    chip, degrees, rules = SYSTEMS[name]
+    system = emu.System(emu.chip(chip), **degrees)
+    works = toy_grid(batch=(2, 4, 6, 16))
+    (block,) = blocks_of(works, [varied(system, 5)], {"here": rules})
+    check(block, block.results(), toy_work, rules, 25)
+
+
+def test_where_what_fits_changes_from_point_to_point():
+    # 2 layers in bfloat16 are 110 kB; buffers from a tenth of that to ten times as much.
+    system = emu.System(toy_chip.chip(buffer=1e6))
+    sizes = np.geomspace(1e4, 1e6, 9)
+    grid = SystemGrid(system=system, numbers={"chip/sram/capacity_bytes": sizes})
+    works = toy_grid(batch=(1, 2, 4, 64))
+    for rules in ("fit", "on-chip", "off-chip"):
+        blocks = list(blocks_of(works, [grid], [rules]))
+        fits = []
+        for block, results in computed(blocks, None):
+            check(block, results, toy_work, rules, 20)
+            fits.append(results["fits"])
+        share = np.concatenate(fits, axis=-1).mean()
+        assert 0 < share < 1 if rules == "on-chip" else share == 1
+
+
+def test_experts_windows_and_packed_weights_of_a_real_architecture():
+    def work(batch, context):
+        return decode_work("gpt-oss-20b", "mxfp4-moe", "bf16", batch=batch, context=context)
+
+    system = emu.System(emu.chip("h100"), chips=2, tensor=2, expert=2, stack="vllm-0.19")
+    works = WorkGrid(work=work, batch=(1, 2, 5), context=(50, 100, 200, 400, 2000))
+    (block,) = blocks_of(works, [varied(system, 3)], ["off-chip"])
+    check(block, block.results(), work, "off-chip", 12, tolerance=1e-6)
+
+
+def test_what_is_linear_is_traced_a_few_times_only():
+    asked = []
+
+    def work(batch, context):
+        asked.append((batch, context))
+        return toy_work(batch=batch, context=context)
+
+    works = WorkGrid(work=work, batch=tuple(range(1, 65)), context=tuple(range(100, 2000, 10)))
+    (block,) = blocks_of(works, [emu.System(emu.chip("h100"))], ["off-chip"])
+    assert len(block) == 64 * 190
+    assert len(asked) == len(set(asked)) < 60
+    check(block, block.results(), toy_work, "off-chip", 25)
+
+
+def test_a_table_has_every_point_in_order_and_says_what_it_is():
+    systems = [emu.System(emu.chip("h100")), emu.System(emu.chip("mi300x"), stack="vllm-rocm-0.10")]
+    works = toy_grid(batch=(1, 2), context=(16, 100), dtype=["bfloat16", "float32"])
+    table = sweep(works, systems, ["off-chip", "on-chip"], progress=False)
+    assert len(table) == 2 * 2 * 2 * 2 * 2
+    assert list(table["batch"][:4]) == [1, 1, 2, 2]
+    assert list(table["context"][:4]) == [16, 100, 16, 100]
+    assert list(table["dtype"].unique()) == ["bfloat16", "float32"]
+    assert list(table["system"].unique()) == ["1 x h100, ideal", "1 x mi300x, vllm-rocm-0.10"]
+    assert set(table["binds"].unique()) <= set(emu.timeline.PARTS)
+    assert (table["tokens_per_s_per_user"] * table["step_s"]).to_numpy() == pytest.approx(1.0)
+    per_chip = table["batch"] / table["step_s"]
+    assert table["tokens_per_s_per_chip"].to_numpy() == pytest.approx(per_chip.to_numpy())
+
+
+def test_what_it_costs():
+    priced = emu.Chip(
+        **{**vars(toy_chip.chip()), "price_usd_per_hour": toy_chip.sourced(3600.0)},
+    )
+    table = sweep(toy_grid(batch=(4,)), [emu.System(priced)], ["off-chip"], progress=False)
+    # A dollar a second: a million tokens take a million steps of four tokens.
+    assert table["usd_per_mtok"].to_numpy() == pytest.approx(table["step_s"].to_numpy() * 1e6 / 4)
+    assert table["energy_j_per_mtok"].isna().all()
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    system = emu.System(emu.chip("h100"))
+    axes = {"chip/hbm/bandwidth_bytes_per_s": np.geomspace(1e12, 1e13, 40)}
+    grid = SystemGrid.product(system, axes)
+    works = toy_grid()
+    whole = sweep(works, [grid], ["off-chip"], progress=False)
+    monkeypatch.setattr("emu.design.sweeping.blocks_of", _small_blocks)
+    written = []
+
+    def fails_after_three(self, block, results):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(block.number)
+        write(self, block, results)
+
+    write = emu.design.store.Store.write
+    monkeypatch.setattr("emu.design.store.Store.write", fails_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(works, [grid], ["off-chip"], to=tmp_path / "s", progress=False)
+    assert len(list((tmp_path / "s").glob("part-*.parquet"))) == 3
+    computed_again = []
+    monkeypatch.setattr(
+        "emu.design.store.Store.write",
+        lambda self, block, results: (
+            computed_again.append(block.number),
+            write(self, block, results),
+        ),
+    )
+    folder = sweep(works, [grid], ["off-chip"], to=tmp_path / "s", progress=False)
+    assert sorted(written + computed_again) == list(range(10))
+    table = pd.read_parquet(folder)
+    by = ["batch", "context", *axes]
+    pd.testing.assert_frame_equal(
+        table.sort_values(by, ignore_index=True)[["step_s", *by]],
+        whole.sort_values(by, ignore_index=True)[["step_s", *by]],
+    )
+
+
+def _small_blocks(*given):
+    return blocks_of(*given, block_points=64)
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path):
+    works, system = toy_grid(batch=(1,), context=(16, 32)), emu.System(emu.chip("h100"))
+    sweep(works, [system], ["off-chip"], to=tmp_path / "s", progress=False)
+    with pytest.raises(emu.EmuError, match="a sweep of other systems"):
+        sweep(works, [system], ["on-chip"], to=tmp_path / "s", progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all my work")
+    with pytest.raises(emu.EmuError, match="is not empty"):
+        sweep(works, [system], ["on-chip"], to=tmp_path / "mine", progress=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(emu.EmuError, match="cannot hold a sweep"):
+        sweep(works, [system], ["on-chip"], to=tmp_path / "file", progress=False)
+
+
+def test_a_lost_workers_blocks_are_done_again(monkeypatch):
+    ray = pytest.importorskip("ray")
+    system = emu.System(emu.chip("h100"))
+    grid = varied(system, 200)
+    works = toy_grid()
+    blocks = list(blocks_of(works, [grid], ["off-chip"], block_points=100))
+    here = [results["step_s"] for _, results in computed(blocks, None)]
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        there, killed = [], []
+        for block, results in computed(blocks, None, "ray"):
+            there.append(results["step_s"])
+            if not killed:
+                killed.append(_kill_a_worker())
+            assert block.number == len(there) - 1
+    finally:
+        ray.shutdown()
+    assert killed[0]
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _kill_a_worker():
+    """Kills the process of a worker that computes blocks; its number."""
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if process.info["cmdline"] and "ray::results_of" in process.info["cmdline"][0]:
+            os.kill(process.info["pid"], signal.SIGKILL)
+            return process.info["pid"]
+    return 0
+
+
+WRONG = [
+    ({"batch": (2, 1)}, "batch must be rising"),
+    ({"batch": ()}, "batch must be rising"),
+    ({"context": (1.5,)}, "context must be rising"),
+    ({"batch": (0, 1)}, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG)
+def test_grids_that_are_none(given, message):
+    with pytest.raises(emu.EmuError, match=message):
+        toy_grid(**given)
+
+
+def test_numbers_that_are_none():
+    system = emu.System(emu.chip("h100"))
+    with pytest.raises(
+        emu.EmuError, match="no number 'chip/hmb/bandwidth_bytes_per_s'; the nearest"
+    ):
+        SystemGrid(system=system, numbers={"chip/hmb/bandwidth_bytes_per_s": [1.0]})
+    with pytest.raises(emu.EmuError, match="must be above 0"):
+        SystemGrid(system=system, numbers={"chip/hbm/bandwidth_bytes_per_s": [0.0]})
+    with pytest.raises(emu.EmuError, match="equally many"):
+        SystemGrid(
+            system=system,
+            numbers={"chip/hbm/bandwidth_bytes_per_s": [1.0], "chip/hbm/latency_s": [1.0, 2.0]},
+        )
+    with pytest.raises(emu.EmuError, match="no column 'speed'"):
+        sweep(toy_grid(), [system], ["off-chip"], columns=["speed"], progress=False)
+    with pytest.raises(emu.EmuError, match="executor is"):
+        sweep(toy_grid(), [system], ["off-chip"], executor="slurm", progress=False)
+    with pytest.raises(emu.EmuError, match="does not divide over data=2"):
+        sweep(
+            toy_grid(batch=(3,)),
+            [emu.System(emu.chip("h100"), chips=2, data=2)],
+            ["off-chip"],
+            progress=False,
+        )
+
+
+def test_threads_do_not_change_the_callers_flags():
+    before = threading.active_count()
+    sweep(toy_grid(), [emu.System(emu.chip("h100"))], ["off-chip"], progress=False)
+    assert not jax.config.jax_enable_x64
+    assert threading.active_count() <= before + 2
