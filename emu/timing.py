@@ -44,7 +44,6 @@ from emu.mesh import crossing_seconds, mesh_of
 from emu.placement import Placement
 from emu.planning import Plan, plan_of
 from emu.scalars import Scalars
-from emu.schedule import Schedule
 from emu.spans import build_spans
 from emu.system import System
 from emu.timeline import Timeline

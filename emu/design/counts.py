@@ -134,9 +134,9 @@ def _columns(plan: Plan) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for i in range(of.flops.shape[1]):
         found[f"flops/{i}"] = of.flops[:, i]
-    for i, kind in enumerate(_exchanged(of)):
+    for i, exchanged in enumerate(_exchanged(of)):
         found[f"sent/{i}"] = of.exchanges @ np.array(
-            [float(c.bytes) if (c.kind, c.group) == kind else 0.0 for c in of.collectives]
+            [float(c.bytes) if (c.kind, c.group) == exchanged else 0.0 for c in of.collectives]
         )
     found["stored"] = of.bytes[:2].sum((0, 2))
     for m in range(of.bytes.shape[2]):
