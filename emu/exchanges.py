@@ -27,7 +27,6 @@ from typing import Any
 from emu.chips import Chip, Link
 from emu.errors import EmuError
 from emu.scalars import Scalars
-from emu.work import Collective
 
 _MEASURED_BYTES = 8192
 
@@ -69,32 +68,6 @@ def _hops(topology: str, ports: int, group: int) -> int:
 
 
 def seconds(
-    chip: Chip,
-    of: Collective,
-    xp: Any = Scalars,
-    *,
-    per_chip: int = 1,
-    share: Any = 1.0,
-    as_measured: bool = False,
-    two_dimensional: bool = False,
-) -> Any:
-    """Seconds of one exchange; as `by_bytes`."""
-    if not of.bytes:
-        return 0.0
-    return by_bytes(
-        chip,
-        of.kind,
-        of.group,
-        float(of.bytes),
-        xp,
-        per_chip=per_chip,
-        share=share,
-        as_measured=as_measured,
-        two_dimensional=two_dimensional,
-    )
-
-
-def by_bytes(
     chip: Chip,
     kind: str,
     group: int,

@@ -299,17 +299,25 @@ def _lower(a: Any, b: Any) -> Any:
     return np.minimum(a, b) if plain else jnp.minimum(a, b)
 
 
-def _exchange(of: Collective, system: System, xp: Any) -> Any:
+def exchange_seconds(kind: str, group: int, sent_bytes: Any, system: System, xp: Any) -> Any:
+    """Seconds of an exchange under the system's software."""
     stack = system.software
     return stack.per_exchange_s.value + exchanges.seconds(
         system.chip,
-        of,
-        Scalars if xp is np else xp,
+        kind,
+        group,
+        sent_bytes,
+        xp,
         per_chip=1 if system.ranks is None else system.ranks.per_chip,
         share=stack.link_share.value,
         as_measured=stack.as_measured,
         two_dimensional=stack.lays_out_2d,
     )
+
+
+def _exchange(of: Collective, system: System, xp: Any) -> Any:
+    xp = Scalars if xp is np else xp
+    return exchange_seconds(of.kind, of.group, float(of.bytes), system, xp)
 
 
 def _entry(plan: Plan, chip: Chip, per_chip: int) -> list[Any]:

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from emu import exchanges, lookahead
+from emu import lookahead
 from emu.design.counts import Array, Layout, totals_of
 from emu.lookahead import NOTHING, Run
 from emu.mesh import crossing_seconds, mesh_of, share_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
-from emu.timing import bandwidth_of, peaks_of
+from emu.timing import bandwidth_of, exchange_seconds, peaks_of
 
 
 class Steps(NamedTuple):
@@ -167,21 +167,12 @@ class _Rates:
 
     def exchange(self, counts: dict[str, Array]) -> Array | None:
         """Seconds of a kernel's exchanges; None where no kernel of the layout has any."""
-        stack, total = self.system.software, None
+        total = None
         for i, (kind, group) in enumerate(self.layout.exchanges):
             sent = counts.get(f"sent/{i}")
             if sent is None:
                 continue
-            taken = stack.per_exchange_s.value + exchanges.by_bytes(
-                self.system.chip,
-                kind,
-                group,
-                sent,
-                self.xp,
-                per_chip=self.per_chip,
-                share=stack.link_share.value,
-                as_measured=stack.as_measured,
-            )
+            taken = exchange_seconds(kind, group, sent, self.system, self.xp)
             taken = self.xp.where(sent > 0, taken, 0.0)
             total = taken if total is None else total + taken
         return total
@@ -247,11 +238,7 @@ def _added(at: _Rates, sums: _Sums, one: _Kernels, weights: Array, xp: Any) -> _
         rest.append(exchange)
     busy = functools.reduce(xp.maximum, [compute, *ports, *rest])
     needed = functools.reduce(xp.maximum, [*needs, *rest])
-    latency: Array = 0.0
-    for m in memories:
-        latency = xp.maximum(latency, one.touched[m] * chip.memories[m].latency_s.value)
-    before = one.launched * at.per_kernel + at.system.software.exposed_latency.value * latency
-    before = before + crossing + counts.get("unpacked", 0.0) * at.per_unpacked
+    before = _before(at, one, counts, xp) + crossing
     exchanging = False if exchange is None else exchange >= needed
     computing = (compute >= needed) & ~exchanging if exchange is not None else compute >= needed
     times = one.repeats
@@ -262,8 +249,44 @@ def _added(at: _Rates, sums: _Sums, one: _Kernels, weights: Array, xp: Any) -> _
             counts[f"{kind}/{m}"] * at.per_byte[m] for m in memories if f"{kind}/{m}" in counts
         ]
         kinds.append(total + waits * sum(taken[1:], taken[0]) if taken else total)
+    return _Sums(
+        before=sums.before + times * before,
+        crossing=sums.crossing + times * crossing,
+        busy=sums.busy + times * busy,
+        exchanging=sums.exchanging
+        if exchange is None
+        else sums.exchanging + times * xp.where(exchanging, busy, 0.0),
+        computing=sums.computing + times * xp.where(computing, busy, 0.0),
+        kinds=tuple(kinds),
+        ports=_ahead(at, sums.ports, one, counts, before, busy, through, xp),
+    )
+
+
+def _before(at: _Rates, one: _Kernels, counts: dict[str, Array], xp: Any) -> Array:
+    """Seconds before a kernel's work: its launch, exposed latency, integers to unpack."""
+    stack, latency = at.system.software, 0.0
+    for m, memory in enumerate(at.system.chip.memories):
+        latency = xp.maximum(latency, one.touched[m] * memory.latency_s.value)
+    before = one.launched * at.per_kernel + stack.exposed_latency.value * latency
+    if "unpacked" not in counts:
+        return before
+    starts_later = (counts["unpacked"] > 0) * stack.per_unpack_s.value
+    return before + counts["unpacked"] * at.per_unpacked + starts_later
+
+
+def _ahead(
+    at: _Rates,
+    ports: tuple[tuple[Run, Run], ...],
+    one: _Kernels,
+    counts: dict[str, Array],
+    before: Array,
+    busy: Array,
+    through: dict[int, Array],
+    xp: Any,
+) -> tuple[tuple[Run, Run], ...]:
+    """The leads of the ports that read ahead, after one kernel more."""
     ahead = []
-    for j, (this_run, runs_before) in zip(layout.off_chip, sums.ports, strict=True):
+    for j, (this_run, runs_before) in zip(at.layout.off_chip, ports, strict=True):
         feed = through.get(j, 0.0)
         caps = [
             xp.minimum(counts.get(f"ahead_at_{end}/{j}", 0.0), at.buffers[j]) * at.per_byte[j]
@@ -274,19 +297,9 @@ def _added(at: _Rates, sums: _Sums, one: _Kernels, weights: Array, xp: Any) -> _
         )
         so_far = _either(xp, one.begins, _nothing(this_run), this_run)
         run = lookahead.then(so_far, mine, xp)
-        with_run = lookahead.then(runs_before, lookahead.repeated(run, times, xp), xp)
+        with_run = lookahead.then(runs_before, lookahead.repeated(run, one.repeats, xp), xp)
         ahead.append((run, _either(xp, one.ends, with_run, runs_before)))
-    return _Sums(
-        before=sums.before + times * before,
-        crossing=sums.crossing + times * crossing,
-        busy=sums.busy + times * busy,
-        exchanging=sums.exchanging
-        if exchange is None
-        else sums.exchanging + times * xp.where(exchanging, busy, 0.0),
-        computing=sums.computing + times * xp.where(computing, busy, 0.0),
-        kinds=tuple(kinds),
-        ports=tuple(ahead),
-    )
+    return tuple(ahead)
 
 
 def _parts(sums: _Sums, seconds: Array, per_step: Array, calls: int, xp: Any) -> tuple[Array, ...]:

@@ -137,7 +137,8 @@ def exchanged(count, group, link=(), **software):
         **{name: sourced(value) for name, value in dict(link).items()},
     )
     of = Collective(kind="all_reduce", bytes=count, group=group)
-    return exchanges.seconds(dataclasses.replace(chip(), links=(joined,)), of, **software)
+    on = dataclasses.replace(chip(), links=(joined,))
+    return exchanges.seconds(on, of.kind, of.group, of.bytes, **software)
 
 
 def test_weights_laid_out_over_two_dimensions_exchange_less():
