@@ -26,6 +26,8 @@ class Place(NamedTuple):
     angles: (
         jax.Array | None
     )  # float32 [2, B, T, turning / 2], of `rope.angles`; None: nothing turns
+    # int32 [B], how many of the new tokens are real; None: all
+    lengths: jax.Array | None = None
 
 
 def append_and_attend(
@@ -149,7 +151,7 @@ def _natively(
     place: Place,
 ) -> tuple[jax.Array, KeysValues] | None:
     """One token through `kernels.attend`; None where it lacks the type or the rotation."""
-    (keys, values), (position, angles) = cache, place
+    (keys, values), (position, angles, _) = cache, place
     if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
         return None
     if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):

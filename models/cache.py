@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from models.config import DecoderConfig
+from models.delta_state import is_state, new_state
 from models.errors import ModelError
 from models.layer_kinds import LayerKind
-from models.slots import Slots, new_slots, slot_count
+from models.slots import KeysValues, Slots, new_slots, slot_count
 
 
 @jax.tree_util.register_dataclass
@@ -36,10 +37,13 @@ class KVCache:
     @property
     def length(self) -> int:
         """Slots per sequence, in the layers that have the most."""
-        return max(slot_count(keys) for keys in self.keys)
+        return max(slot_count(keys) for keys in self.keys if not is_state(keys))
 
     def rewind(self, position: jax.Array) -> "KVCache":
-        """The same cache, holding only the first `position` [batch] tokens."""
+        """The same cache, holding only the first `position` [batch] tokens.
+
+        A state by the delta rule cannot give back tokens: it is kept as it is.
+        """
         return dataclasses.replace(self, position=position.astype(jnp.int32))
 
     def moved(self, keys: tuple[Slots, ...], values: tuple[Slots, ...], tokens: int) -> "KVCache":
@@ -81,18 +85,27 @@ def new_cache(
             return length
         return min(length, kind.window + at_once - 1)
 
-    layers: list[tuple[tuple[int, ...], int]]
+    layers: list[tuple[tuple[int, ...], LayerKind]]
     if scanned:
         groups = [group for run in config.runs for group in run.groups]
-        layers = [((len(group.layers), batch), slots(group.kind)) for group in groups]
+        layers = [((len(group.layers), batch), group.kind) for group in groups]
     else:
-        layers = [((batch,), slots(kind)) for kind in config.kinds]
+        layers = [((batch,), kind) for kind in config.kinds]
     heads, key_width, value_width = config.kv_heads, config.head_width, config.head_width
     if config.latent is not None:
         heads, key_width, value_width = 1, config.latent.rope_width, config.latent.rank
+
+    def one(outer: tuple[int, ...], kind: LayerKind) -> KeysValues:
+        if config.delta is not None and kind.recurrent:
+            return new_state(config.delta, outer, dtype)
+        n = slots(kind)
+        keys, values = (*outer, heads, n, key_width), (*outer, heads, n, value_width)
+        return KeysValues(new_slots(keys, dtype), new_slots(values, dtype))
+
+    keys, values = zip(*(one(outer, kind) for outer, kind in layers), strict=True)
     return KVCache(
-        keys=tuple(new_slots((*outer, heads, n, key_width), dtype) for outer, n in layers),
-        values=tuple(new_slots((*outer, heads, n, value_width), dtype) for outer, n in layers),
+        keys=keys,
+        values=values,
         position=jnp.zeros((batch,), jnp.int32),
         at_once=at_once,
     )

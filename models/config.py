@@ -8,6 +8,7 @@ import dataclasses
 import functools
 
 from models.activations import ACTIVATIONS, GATED_ONLY
+from models.delta_config import DeltaRule
 from models.errors import ModelError
 from models.experts_config import Experts
 from models.latent_config import Latent
@@ -78,10 +79,12 @@ class DecoderConfig:
     query_growth: float = 0.0  # without RoPE, q × (1 + growth × log(1 + ⌊(position + 1) / tokens⌋))
     query_growth_tokens: int = 8192
     rope_width: int | None = None  # channels of a head that turn; None: all
+    output_gate: bool = False  # what attention gives is gated by a sigmoid, as Qwen3.5 has it
     sinks: bool = False  # a learnt logit for each head, which takes its share of attention
     local: LocalLayers | None = None
     experts: Experts | None = None
     latent: Latent | None = None
+    delta: DeltaRule | None = None
 
     def __post_init__(self) -> None:
         for field in _SIZES:
@@ -114,6 +117,8 @@ class DecoderConfig:
                 f"config: latent attention turns {self.latent.rope_width} of {self.head_width} "
                 f"channels; some must not turn"
             )
+        if self.delta is not None and self.latent is not None:
+            raise ModelError("config: layers with the delta rule beside latent attention")
         if self.query_growth_tokens < 1:
             raise ModelError(
                 f"config: query_growth_tokens must be at least 1, not {self.query_growth_tokens}"
@@ -132,6 +137,8 @@ class DecoderConfig:
         """What layer number `layer` is."""
         local, rope = self.local, self.rope
         routed = self.experts is not None and self.experts.routes(layer)
+        if self.delta is not None and self.delta.recurs(layer):
+            return LayerKind(rope=None, routed=routed, recurrent=True)
         if local is None:
             return LayerKind(rope=rope, routed=routed)
         if not local.pattern[layer % len(local.pattern)]:

@@ -42,14 +42,20 @@ class Stack(nnx.Module):
         else:
             self.layers = nnx.Dict({g.name: layer(config, g.kind) for g in groups})
 
-    def run_layers(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Carry x [B, T, width] through all layers; the cache holds T tokens more."""
+    def run_layers(
+        self, x: jax.Array, cache: KVCache, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, KVCache]:
+        """Carry x [B, T, width] through all layers; the cache holds T tokens more.
+
+        lengths: int32 [B], how many of each row's tokens are real; states that recur are carried
+        over those alone. None: all.
+        """
         cache.check_room(x.shape[1])
         positions = cache.position[:, None] + jnp.arange(x.shape[1])
         ropes = {kind.rope for kind in self.config.kinds}
         # Worked out once for all layers of a rope, outside of any scan.
         places = {
-            r: Place(cache.position, None if r is None else rope.angles(r, positions))
+            r: Place(cache.position, None if r is None else rope.angles(r, positions), lengths)
             for r in ropes
         }
         caches = list(map(KeysValues, cache.keys, cache.values))

@@ -21,6 +21,7 @@ class Experts:
     bias: bool = False  # on the router and on the experts
     scales_input: bool = False  # shares multiply what goes into an expert, not what comes out
     shared_width: int = 0  # of the MLP that every token goes through as well; 0: there is none
+    shared_gate: bool = False  # what that one gives is gated by a sigmoid of one product
     dense_layers: int = 0  # the first so many layers have a dense MLP instead
     every: int = 1  # after them, the last of every so many layers is routed
 

@@ -20,6 +20,8 @@ class GroupedAttention(nnx.Module):
         self.q = Linear(config.width, heads, bias=config.attention_bias)
         self.k = Linear(config.width, kv, bias=config.attention_bias)
         self.v = Linear(config.width, kv, bias=config.attention_bias)
+        if config.output_gate:
+            self.gate = Linear(config.width, heads)
         self.o = Linear(heads, config.width, bias=config.output_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_width, config.norm_epsilon)
@@ -36,7 +38,8 @@ class GroupedAttention(nnx.Module):
     ) -> tuple[jax.Array, KeysValues]:
         """Attend from x [B, T, width], appended at their place; also the layer's new cache."""
         batch, tokens, _ = x.shape
-        q, k, v = products(x, self.q, self.k, self.v)
+        gates = [self.gate] if self.config.output_gate else []
+        q, k, v, *gate = products(x, self.q, self.k, self.v, *gates)
         if self.config.qk_norm_over_heads:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.reshape(batch, tokens, -1, self.config.head_width) for y in (q, k, v))
@@ -59,7 +62,10 @@ class GroupedAttention(nnx.Module):
             chunked=self.kind.chunked,
             sinks=self.sinks[...] if self.config.sinks else None,
         )
-        (out,) = products(mixed.reshape(batch, tokens, -1), self.o)
+        mixed = mixed.reshape(batch, tokens, -1)
+        if gate:
+            mixed = mixed * jax.nn.sigmoid(gate[0])
+        (out,) = products(mixed, self.o)
         return out, cache
 
     def _growth(self, positions: jax.Array) -> jax.Array:

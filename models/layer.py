@@ -5,6 +5,7 @@ from flax import nnx
 
 from models.attention import Place
 from models.config import DecoderConfig
+from models.delta_net import DeltaNet
 from models.grouped_attention import GroupedAttention
 from models.latent_attention import LatentAttention
 from models.layer_kinds import LayerKind
@@ -61,7 +62,11 @@ def layer(config: DecoderConfig, kind: LayerKind) -> Layer | ParallelLayer:
     return (ParallelLayer if config.parallel else Layer)(config, kind)
 
 
-def _attention(config: DecoderConfig, kind: LayerKind) -> GroupedAttention | LatentAttention:
+def _attention(
+    config: DecoderConfig, kind: LayerKind
+) -> GroupedAttention | LatentAttention | DeltaNet:
+    if config.delta is not None and kind.recurrent:
+        return DeltaNet(config, config.delta)
     if config.latent is not None:
         return LatentAttention(config, config.latent)
     return GroupedAttention(config, kind)

@@ -20,6 +20,7 @@ class LayerKind:
     window: int | None = None  # tokens that a token attends to, itself included; None: all
     chunked: bool = False  # the window does not slide: contexts are cut into chunks of that size
     routed: bool = False  # its MLP is a mixture of experts
+    recurrent: bool = False  # it keeps a state by the delta rule instead of attending
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:

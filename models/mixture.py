@@ -12,6 +12,7 @@ from flax import nnx
 from models.activations import gated
 from models.config import DecoderConfig
 from models.experts_config import Experts
+from models.linear import Linear, products
 from models.mlp import MLP
 from models.routing import Router
 from models.stored_matrix import StoredMatrix
@@ -78,6 +79,8 @@ class Mixture(nnx.Module):
         self.experts = ExpertBank(config, experts)
         if experts.shared_width:
             self.shared = MLP(config, experts.shared_width)
+        if experts.shared_gate:
+            self.shared_gate = Linear(config.width, 1)
         self.config = experts
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,4 +96,10 @@ class Mixture(nnx.Module):
         out = (self.experts.gathered if few else self.experts.sorted)(rows, chosen)
         out = (out if self.config.scales_input else out * shares[..., None]).sum(1)
         out = out.reshape(x.shape)
-        return out + self.shared(x) if self.config.shared_width else out
+        if not self.config.shared_width:
+            return out
+        shared = self.shared(x)
+        if self.config.shared_gate:
+            (gate,) = products(x, self.shared_gate)
+            shared = shared * jax.nn.sigmoid(gate)
+        return out + shared

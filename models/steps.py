@@ -61,7 +61,7 @@ def prefill(
     """
     model = fill(Decoder, config, weights)
     before = cache.position
-    hidden, cache = model.run_layers(model.embed(tokens), cache)
+    hidden, cache = model.run_layers(model.embed(tokens), cache, lengths)
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
     return model.logits(last)[:, 0], cache.rewind(before + lengths)
 

@@ -9,6 +9,7 @@ from models.families.llama import LLAMA, QWEN2, QWEN3
 from models.families.llama4 import LLAMA4
 from models.families.mistral import MISTRAL
 from models.families.mixtral import MINIMAX_M2, MIXTRAL, QWEN3_MOE
+from models.families.qwen3_5 import QWEN3_5_MOE
 from models.families.starcoder2 import STARCODER2
 
 FAMILIES: dict[str, Family] = {
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": GEMMA3,
     "mixtral": MIXTRAL,
     "qwen3_moe": QWEN3_MOE,
+    "qwen3_5_moe_text": QWEN3_5_MOE,
     "gpt_oss": GPT_OSS,
     "llama4_text": LLAMA4,
     "glm4_moe": GLM4_MOE,

@@ -8,13 +8,12 @@ by the root of the width, its queries by a scalar of the config instead of the h
 import math
 from typing import Any
 
-import numpy as np
-
-from models.assembly import Names, Part
+from models.assembly import Names
 from models.config import DecoderConfig, LocalLayers
 from models.errors import ModelError
 from models.families.family import MLP, OUTER, Family
 from models.families.layer_types import local_pattern
+from models.families.norm_scales import less_one
 from models.fields import Fields
 from models.rope_config import Stretch
 
@@ -78,28 +77,20 @@ def _rotations(fields: Fields) -> tuple[float, Stretch | None, float]:
     return theta, Stretch(factor=whole.number("factor")), local_theta
 
 
-def _scale(path: str) -> Part:
-    return Part(path=path, take=_plus_one, is_view=False)
-
-
-def _plus_one(scale: np.ndarray) -> np.ndarray:
-    return scale.astype(np.float32) + np.float32(1)
-
-
 def _names(config: DecoderConfig) -> tuple[Names, Names]:
     inner: Names = MLP | {
         "self_attn.q_proj.weight": "attention/q/kernel",
         "self_attn.k_proj.weight": "attention/k/kernel",
         "self_attn.v_proj.weight": "attention/v/kernel",
         "self_attn.o_proj.weight": "attention/o/kernel",
-        "self_attn.q_norm.weight": _scale("attention/q_norm/scale"),
-        "self_attn.k_norm.weight": _scale("attention/k_norm/scale"),
-        "input_layernorm.weight": _scale("attention_norm/scale"),
-        "post_attention_layernorm.weight": _scale("attention_output_norm/scale"),
-        "pre_feedforward_layernorm.weight": _scale("mlp_norm/scale"),
-        "post_feedforward_layernorm.weight": _scale("mlp_output_norm/scale"),
+        "self_attn.q_norm.weight": less_one("attention/q_norm/scale"),
+        "self_attn.k_norm.weight": less_one("attention/k_norm/scale"),
+        "input_layernorm.weight": less_one("attention_norm/scale"),
+        "post_attention_layernorm.weight": less_one("attention_output_norm/scale"),
+        "pre_feedforward_layernorm.weight": less_one("mlp_norm/scale"),
+        "post_feedforward_layernorm.weight": less_one("mlp_output_norm/scale"),
     }
-    return OUTER | {"model.norm.weight": _scale("norm/scale")}, inner
+    return OUTER | {"model.norm.weight": less_one("norm/scale")}, inner
 
 
 GEMMA3 = Family(

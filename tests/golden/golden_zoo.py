@@ -273,6 +273,27 @@ TINY: dict[str, Tiny] = {
         },
         visible=({"rope_parameters": _yarn(32.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=4.0)},),
     ),
+    "qwen3_5_moe": Tiny(  # two layers of gated delta rule, then one of gated attention
+        model_type="qwen3_5_moe_text",
+        settings={
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 12,
+            "linear_value_head_dim": 8,
+            "linear_conv_kernel_dim": 4,
+            "moe_intermediate_size": 4,
+            "shared_expert_intermediate_size": 12,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "rope_parameters": _theta(10_000.0, partial_rotary_factor=0.5),
+        },
+        visible=(
+            {"rope_parameters": _theta(10_000.0, partial_rotary_factor=1.0)},
+            {"num_experts_per_tok": 2},
+        ),
+    ),
 }
 
 
@@ -283,7 +304,7 @@ def random_model(config: PretrainedConfig, seed: int) -> torch.nn.Module:
     leaves = [*model.named_parameters(), *_learnt_buffers(model)]
     for name, leaf in sorted(leaves, key=lambda named: named[0]):
         noise = torch.randn(leaf.shape, generator=generator)
-        if name.endswith(("bias", "sinks")):
+        if name.endswith(("bias", "sinks", "A_log")):
             value = 0.5 * noise
         elif "norm" in name:
             value = 0.5 + torch.rand(leaf.shape, generator=generator)

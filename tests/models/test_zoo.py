@@ -16,6 +16,7 @@ from models.shapes import shapes, weight_shapes
 ROUNDED = {
     *("codestral-22b", "starcoder2-15b", "gemma-3-4b", "gemma-3-12b", "gemma-3-27b"),
     *("gpt-oss-20b", "gpt-oss-120b", "palm-8b", "palm-62b", "palm-540b"),
+    "qwen3.5-397b-a17b",
     "kimi-k2",  # its files hold 56 numbers a layer more than is told here
 }
 

@@ -31,6 +31,7 @@ OF_EACH = {
     "gemma3_text": ("gemma-3-27b", 12),  # each sixth attends to all
     "mixtral": ("mixtral-8x7b", 2),
     "qwen3_moe": ("qwen3-coder-480b-a35b", 2),
+    "qwen3_5_moe_text": ("qwen3.5-397b-a17b", 8),  # each fourth attends
     "gpt_oss": ("gpt-oss-120b", 4),  # each second attends to all
     "llama4_text": ("llama-4-maverick", 8),  # each second is routed, each fourth attends to all
     "glm4_moe": ("glm-4.7", 5),  # three dense ones first

@@ -26,7 +26,8 @@ from models.weights import load_weights
 
 ZOO = Path(__file__).parent.parent / "golden" / "zoo"
 NAMES = sorted(folder.name for folder in ZOO.iterdir())
-# Measured: up to 1.1e-5 on logits of up to 12 (float32 sums in another order).
+# Measured: up to 1.1e-5 on logits of up to 12 (float32 sums in another order), and 6.2e-5 with the
+# gated delta rule, of which transformers has two forms that are 6.5e-5 apart.
 TOLERANCE = 1e-4
 
 
