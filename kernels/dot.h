@@ -70,6 +70,11 @@ inline F32 Load(const W* w) {
 inline float Sum(F32 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v),
+                                 _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehdup_ps(four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehl_ps(two, two)));
 #else
   typedef float F4 __attribute__((vector_size(16)));
   float lane[kLanes];
@@ -114,26 +119,6 @@ void Multiply(const void* weights, const float* scale, const float* x, int64_t n
   }
 }
 
-// out ← Σ share[r] × row r of `rows` [count, n]; columns are taken as many at once as there are
-// sums, so that these stay in registers over all rows.
-template <typename W>
-inline void WeightedSum(const float* shares, const W* rows, int64_t count, int64_t n, float* out) {
-  int64_t i = 0;
-  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
-    F32 sums[kSums] = {};
-    for (int64_t r = 0; r < count; ++r) {
-      Prefetch(rows + r * n + i);
-      for (int s = 0; s < kSums; ++s) sums[s] += Load(rows + r * n + i + s * kLanes) * shares[r];
-    }
-    std::memcpy(out + i, sums, sizeof sums);
-  }
-  for (; i < n; ++i) {
-    float sum = 0;
-    for (int64_t r = 0; r < count; ++r) sum += Scalar(rows[r * n + i]) * shares[r];
-    out[i] = sum;
-  }
-}
-
 // exp, lane by lane, for arguments ≤ 0: 2^k × e^r with |r| ≤ ln 2 / 2, and e^r by its Taylor
 // series to r^7 (error below 1e-7 relative). Below -87 it stays at e^-87, 1.6e-38.
 inline F32 Exp(F32 x) {
@@ -153,11 +138,15 @@ inline F32 Exp(F32 x) {
   return (F32)((S32)e + ((S32)shifted << 23));  // k into the exponent; the rest shifts out
 }
 
-// x ← exp(scale × (x − max x)) over n values, whose sum is returned. Up to kLanes values behind
-// the n-th are overwritten.
-inline float ExpShifted(float* x, int64_t n, float scale) {
+inline float Largest(const float* x, int64_t n) {
   float most = x[0];
   for (int64_t i = 1; i < n; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// x ← exp(scale × (x − most)) over n values, none above `most`; returns their sum. Up to kLanes
+// values behind the n-th are overwritten.
+inline float ExpShifted(float* x, int64_t n, float most, float scale) {
   for (int64_t i = n; i < n + kLanes; ++i) x[i] = most;
   for (int64_t i = 0; i < n; i += kLanes)
     *reinterpret_cast<F32*>(x + i) = Exp((Load(x + i) - most) * scale);

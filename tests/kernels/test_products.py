@@ -121,6 +121,20 @@ def test_attend_appends_and_attends(width, held, dtype):
 
 
 @native_only
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 8])  # heads are taken four at a time
+@pytest.mark.parametrize("held", [63, 64, 300])  # a stretch is of 64 tokens
+def test_attend_puts_stretches_together_for_any_group(group, held):
+    q, key, value = random(2 * group, 16), random(2, 16, seed=1), random(2, 16, seed=2)
+    keys, values = random(1, 2, 320, 16, seed=3), random(1, 2, 320, 16, seed=4)
+    unturned = jnp.stack([jnp.ones(8), jnp.zeros(8)])
+    position = jnp.asarray([held], jnp.int32)
+    mixed, keys, values = jax.jit(kernels.attend)(q, key, value, keys, values, position, unturned)
+    for head in range(2 * group):
+        k, v = keys[0, head // group, : held + 1], values[0, head // group, : held + 1]
+        np.testing.assert_allclose(mixed[head], softmax_attention(q[head], k, v), atol=3e-6)
+
+
+@native_only
 def test_attend_survives_scores_far_apart():
     q = jnp.full((1, 16), 100.0)
     keys = jnp.zeros((1, 1, 8, 16)).at[0, 0, 2].set(10.0)  # scores of 4,000 and of 0
