@@ -15,10 +15,10 @@ import math
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from emu import ram
 from emu.errors import EmuError
+from kernels import LargePages
 
 CACHES_READ = 8
 BOOKKEEPING_BYTES = 3_000  # of JAX and its runtime for each array: 2.7 kB measured
@@ -55,7 +55,11 @@ def rotated(
         )
     paired = list(zip(leaves, off_chip, strict=True))
     lists = [list(leaves)]
-    lists += [[jnp.copy(leaf) if far else leaf for leaf, far in paired] for _ in range(copies - 1)]
+    pages = LargePages()
+    lists += [
+        [pages.put(leaf, leaf.sharding) if far else leaf for leaf, far in paired]
+        for _ in range(copies - 1)
+    ]
     jax.block_until_ready(lists)
     return lists
 

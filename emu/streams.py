@@ -61,7 +61,11 @@ class Stream:
     def over(cls, dtype: str, read_bytes: int, count: int, sets: int) -> "Stream":
         """The same over a given number of sets of `count` products."""
         side = _side(dtype, read_bytes)
-        made = tuple(tuple(_matrix(dtype, side) for _ in range(count)) for _ in range(sets))
+        pages = kernels.LargePages()  # as weights are held
+        of_ones = _matrix(dtype, side)
+        made = tuple(
+            tuple(jax.tree.map(pages.put, of_ones) for _ in range(count)) for _ in range(sets)
+        )
         jax.block_until_ready(made)
         exactly = sum(leaf.nbytes for leaf in jax.tree.leaves(made[0][0]))
         wanted = CALL_BYTES // (count * exactly) if sets == 1 else 1

@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from kernels import LargePages
 from models.errors import ModelError
 from models.formats import check_format, quantize
 from models.shapes import STORED, format_of
@@ -38,11 +38,12 @@ def load_weights(
         raise ModelError(f"{checkpoint.name} has 1 to {count} layers to take, not {layers}")
     names = [name for name in checkpoint.tensor_names if _layer_of(name) < (layers or count)]
     weights: Weights = {}
+    pages = LargePages()
     for name in tqdm.tqdm(
         names, desc=f"loading {checkpoint.name}", delay=1.0, leave=False, disable=None
     ):
         for leaf, values in _stored_as(name, checkpoint.read(name), dtype).items():
-            _insert(weights, leaf, jax.device_put(values))
+            _insert(weights, leaf, pages.put(values))
     return weights
 
 
@@ -63,4 +64,4 @@ def _insert(weights: Weights, name: str, leaf: jax.Array) -> None:
     branch: dict[Any, Any] = weights
     for key in parents:
         branch = branch.setdefault(key, {})
-    branch[last] = jnp.asarray(leaf)
+    branch[last] = leaf

@@ -1,7 +1,7 @@
 """Decoding at batch 1, each dtype beside a plain streaming read of as many bytes.
 
-Every contestant goes on from the same prompt. What is timed is checked: the tokens that the timed
-steps emitted must be those that the same weights give through ordinary dots.
+Every contestant goes on from the same prompt. What is timed is checked: each token that the timed
+steps emit must be the likeliest by the same weights through ordinary dots, or as good as that.
 """
 
 import time
@@ -23,6 +23,10 @@ from models.steps import Weights
 
 TOKENS = 48  # decoded in one turn
 SLOTS = 512
+# How far below the largest the logit of an emitted token may lie by ordinary dots. Sums in another
+# order come to a little else, and keys that a cache rounds to bfloat16 then to a bfloat16 else:
+# where two tokens are nearly as likely, either is right.
+TIES = {"float32": 1e-3, "bfloat16": 0.02}
 
 
 def weight_bytes(weights: Weights) -> int:
@@ -32,7 +36,8 @@ def weight_bytes(weights: Weights) -> int:
 
 def limit(name: str, nbytes: int) -> Contestant:
     """A plain read of `nbytes` in one piece, on the threads that the products use."""
-    data = jnp.asarray(np.random.default_rng(0).integers(0, 255, nbytes, np.uint8))
+    noise = np.random.default_rng(0).integers(0, 255, nbytes, np.uint8)
+    data = kernels.LargePages().put(noise)  # as the weights are held
     read = jax.jit(kernels.read)
     return Contestant(
         name=name,
@@ -45,15 +50,21 @@ def decoder(
 ) -> Contestant:
     """Greedy decoding of `TOKENS` tokens behind a prompt, a sample a token.
 
-    Raises ExperimentError in a turn whose tokens are not those of ordinary dots.
+    Raises ExperimentError for tokens that ordinary dots would not emit, here, and for others than
+    these in any turn.
     """
     running = program(config, weights)
-    want = _tokens_by_ordinary_dots(config, weights, prompt, _decode(running, config, prompt)[0])
+    want, _ = _decode(running, config, prompt)
+    short = _short_of_likeliest(config, weights, prompt, want)
+    if short > TIES[jnp.dtype(cache_dtype(weights)).name]:
+        raise ExperimentError(
+            f"bench: {name} decoded {want}, one of which is {short:.3f} below the likeliest"
+        )
 
     def turn() -> emu.Latency:
         tokens, latency = _decode(running, config, prompt)
         if tokens != want:
-            raise ExperimentError(f"bench: {name} decoded {tokens}, not {want}")
+            raise ExperimentError(f"bench: {name} decoded {tokens}, and {want} before")
         return latency
 
     return Contestant(name=name, turn=turn)
@@ -73,12 +84,13 @@ def _decode(
     return [t for t in tokens if t is not None], recorder.latency()
 
 
-def _tokens_by_ordinary_dots(
+def _short_of_likeliest(
     config: DecoderConfig, weights: Weights, prompt: Sequence[int], tokens: list[int]
-) -> list[int]:
-    """The likeliest token at each place, given the ones before: all places at once."""
+) -> float:
+    """By ordinary dots, all places at once: the most that a token lies below the likeliest."""
     ids = jnp.asarray([[*prompt, *tokens[:-1]]])
     cache = new_cache(config, batch=1, length=ids.shape[1], dtype=cache_dtype(weights))
     logits, _ = jax.jit(steps.decode_step, static_argnums=0)(config, weights, cache, ids)
-    likeliest: list[int] = logits[0, len(prompt) - 1 :].argmax(axis=-1).tolist()
-    return likeliest
+    there = logits[0, len(prompt) - 1 :]
+    emitted = jnp.take_along_axis(there, jnp.asarray(tokens)[:, None], axis=1)[:, 0]
+    return float((there.max(axis=-1) - emitted).max())

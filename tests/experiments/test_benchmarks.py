@@ -51,10 +51,25 @@ def test_a_decoder_whose_tokens_are_wrong_is_not_timed(monkeypatch):
     weights = load_weights(checkpoint, "float32")
     monkeypatch.setattr(decoding, "SLOTS", 128)
     assert decoding.decoder("ours", checkpoint.config, weights, [5, 6, 7]).turn().count > 0
-    monkeypatch.setattr(decoding, "_tokens_by_ordinary_dots", lambda *_: [0] * 49)
-    wrong = decoding.decoder("ours", checkpoint.config, weights, [5, 6, 7])
-    with pytest.raises(ExperimentError, match="ours decoded"):
-        wrong.turn()
+    decode = decoding._decode
+
+    def wrong(*given):
+        tokens, latency = decode(*given)
+        return [tokens[0] + 1, *tokens[1:]], latency
+
+    monkeypatch.setattr(decoding, "_decode", wrong)
+    with pytest.raises(ExperimentError, match=r"ours decoded .* below the likeliest"):
+        decoding.decoder("ours", checkpoint.config, weights, [5, 6, 7])
+
+
+def test_a_turn_with_other_tokens_than_before_is_refused(monkeypatch):
+    checkpoint = open_checkpoint(GOLDEN / "tiny_llama")
+    weights = load_weights(checkpoint, "float32")
+    monkeypatch.setattr(decoding, "SLOTS", 128)
+    ours = decoding.decoder("ours", checkpoint.config, weights, [5, 6, 7])
+    monkeypatch.setattr(decoding, "_decode", lambda *_: ([0] * 49, latency(1.0)))
+    with pytest.raises(ExperimentError, match=r"ours decoded .* before"):
+        ours.turn()
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("F32", 0), ("BF16", 2**-8), ("Q8_0", 2**-6)])
