@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import emu
 from emu.chips import Mechanism
 from emu.report import Report
+from emu.rules import assign, ordered
 from experiments import (
     cliff_prediction,
     cliff_report,
@@ -145,6 +146,7 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     wanted = plan(settings, checkpoint)
     todo = [m for m in wanted if m.key not in results]
     if todo:
+        _check_rules(settings, checkpoint.config, todo)
         tell_redone(results, (m.key for m in todo))
         chip = emu.host(refresh=settings.fresh_host, pair=cast(Mechanism, settings.pair))
         with progress(len(todo), "residency sweep", "row") as bar:
@@ -160,6 +162,15 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
                         results.append(row(m.key, NAME, settings, measured[m.placement]))
                         bar.update()
     return tuple(m.key for m in wanted)
+
+
+def _check_rules(settings: Settings, config: DecoderConfig, todo: Sequence[Measurement]) -> None:
+    """Refuse rules that do not fit a size, before the machine is measured for a minute."""
+    if not settings.rules:
+        return
+    for size in dict.fromkeys(m.size for m in todo):
+        layers = shapes(config_of(config, size), settings.dtypes[0])["layers"]
+        assign(ordered(settings.rules), emu.leaves_of({"layers": layers}))
 
 
 def report(settings: Settings, rows: Sequence[Row]) -> Report:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from experiments.errors import ExperimentError
+from kernels import LargePages
 from models.config import DecoderConfig
 from models.shapes import shapes
 
@@ -85,7 +86,8 @@ def weights_of(
     if size.part == 1:
         return part
     wanted = {"layers": shapes(config, dtype)["layers"]}
+    pages = LargePages()  # as the whole ones are held
     thin: dict[str, Any] = jax.tree.map(
-        lambda leaf, like: leaf[tuple(slice(n) for n in like.shape)], part, wanted
+        lambda leaf, like: pages.put(leaf[tuple(slice(n) for n in like.shape)]), part, wanted
     )
     return thin
