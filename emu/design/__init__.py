@@ -7,16 +7,21 @@ chip. All stand on the clock of `emu.predict`, and on works that are traced once
 
 from emu.design.block import Block
 from emu.design.grid import SystemGrid, WorkGrid, label, numbers_of, with_numbers
+from emu.design.solving import Solution, solve
 from emu.design.sweeping import blocks_of, computed, sweep
+from emu.design.target import Target
 
 __all__ = [
     "Block",
+    "Solution",
     "SystemGrid",
+    "Target",
     "WorkGrid",
     "blocks_of",
     "computed",
     "label",
     "numbers_of",
+    "solve",
     "sweep",
     "with_numbers",
 ]

@@ -1,0 +1,67 @@
+"""What an inverse design asks for: a work, a system to begin with, and the seconds of its step."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from emu.design.counts import counts_of, totals_of
+from emu.design.family import Rules
+from emu.errors import EmuError
+from emu.placement import Placement, place
+from emu.system import System
+from emu.timing import predict
+from emu.work import Work
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """One step of `work` on `system`, with other numbers, in `seconds` at most.
+
+    `rules` place its tensors, as for `emu.place`; what they put into a memory must fit there.
+    """
+
+    work: Work
+    system: System
+    rules: Rules
+    seconds: float
+    activations: str | None = None  # the memory for activations; None: as `emu.place` chooses
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.seconds, int | float) and 0 < self.seconds < math.inf):
+            raise EmuError(f"design: a target is a number of seconds above 0, not {self.seconds}")
+        if self.rules == "fit":
+            raise EmuError(
+                "design: with 'fit' weights move as capacities do, and the step jumps: give rules, "
+                "'on-chip' or 'off-chip', and solve for each"
+            )
+
+    def placed(self, roomy: System) -> Placement:
+        """The placement, on a system with as much capacity as may be asked for."""
+        return place(self.work, roomy, self.rules, True, self.activations)
+
+
+def needed_bytes(work: Work, placement: Placement) -> tuple[float, ...]:
+    """Bytes that each memory of the fullest chip (or the pool of a replica) must hold, so much
+    of its capacity as the stack does not keep for itself.
+    """
+    chip, ranks = placement.system.chip, placement.system.ranks
+    of = dict(zip(totals_of(len(chip.memories)), counts_of(work, placement).totals, strict=True))
+    alive = min(of["alive"], np.ceil(of["alive"] * of["largest_here"] / of["largest"]))
+    share = 1.0 / placement.system.chips_per_replica if ranks is None else float(ranks.per_chip)
+    return tuple(
+        share * float(of[f"held/{m}"] + (alive if memory.name == placement.activations else 0.0))
+        for m, memory in enumerate(chip.memories)
+    )
+
+
+def usable_bytes(system: System) -> list[Any]:
+    """Of each memory of one chip, what the stack does not keep."""
+    kept = 1.0 - system.software.reserve_share.value
+    return [memory.capacity_bytes.value * kept for memory in system.chip.memories]
+
+
+def exact(work: Work, system: System, placement: Placement) -> float:
+    """Seconds of a step by the exact clock."""
+    return float(predict(work, system, placement).seconds)
