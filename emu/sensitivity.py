@@ -39,6 +39,11 @@ def elasticities(
     seconds, slopes = jax.value_and_grad(
         lambda s: predict(work, s, placement, smooth=smooth).seconds
     )(system)
+    return ranked(system, float(seconds), slopes)
+
+
+def ranked(system: System, seconds: float, slopes: System) -> tuple[Elasticity, ...]:
+    """Elasticities from the slopes of a step's seconds to each number of a system."""
     found = []
     slope_of = dict(jax.tree_util.tree_flatten_with_path(slopes)[0])
     for path, number in jax.tree_util.tree_flatten_with_path(system, is_leaf=_is_sourced)[0]:
@@ -47,7 +52,7 @@ def elasticities(
         slope = float(slope_of[(*path, jax.tree_util.GetAttrKey("value"))])
         if not math.isfinite(float(number.value)):
             continue  # "no limit": its slope is none
-        value = slope * float(number.value) / float(seconds)
+        value = slope * float(number.value) / seconds
         if value:
             found.append(Elasticity(name=name_of(system, path), number=number, value=value))
     return tuple(sorted(found, key=lambda one: -abs(one.value)))

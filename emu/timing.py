@@ -172,8 +172,8 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     others = [compute, exchange, *_entry(plan, chip, per_chip)]
     others += least_seconds(plan.reads, system, xp)
     at_run, in_all = ports[:, 0], ports[:, 1]
-    busy = _greatest(xp, smooth, [*others, *at_run])
-    needed = _greatest(xp, 0.0, [*others, *in_all])
+    busy = greatest(xp, smooth, [*others, *at_run])
+    needed = greatest(xp, 0.0, [*others, *in_all])
     per_kernel = stack.per_kernel_s.value
     if stack.as_measured and chip.kernel_s is not None:
         per_kernel = per_kernel + chip.kernel_s.value
@@ -338,10 +338,10 @@ def _row(xp: Any, numbers: list[Any]) -> Any:
     return jnp.stack([jnp.asarray(n, jnp.float64) for n in numbers]) if numbers else np.zeros(0)
 
 
-def _greatest(xp: Any, smooth: float, terms: Sequence[Any]) -> Any:
+def greatest(xp: Any, smooth: Any, terms: Sequence[Any]) -> Any:
     """The maximum of the terms, or their p-norm with p = 1/smooth, which is never less."""
     most = functools.reduce(xp.maximum, terms)
-    if not smooth:
+    if isinstance(smooth, int | float) and not smooth:
         return most
     scale = xp.where(most > 0, most, 1.0)
     total = sum((term / scale) ** (1.0 / smooth) for term in terms)

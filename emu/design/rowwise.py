@@ -22,7 +22,7 @@ from emu.mesh import crossing_seconds, mesh_of, share_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
-from emu.timing import bandwidth_of, exchange_seconds, peaks_of
+from emu.timing import bandwidth_of, exchange_seconds, greatest, peaks_of
 
 
 class Steps(NamedTuple):
@@ -56,6 +56,8 @@ def steps(
     system: System,
     scratch: int,
     xp: Any = np,
+    smooth: Any = 0.0,
+    rounding: Any = 0.0,
 ) -> Steps:
     """One step at each point.
 
@@ -67,8 +69,9 @@ def steps(
       system: its numbers are arrays that broadcast against […].
       scratch: which memory activations go through; they have to fit there.
       xp: NumPy, or jax.numpy in float64.
+      smooth, rounding: as in `emu.timing`: of maxima, and the seconds over which stalls begin.
     """
-    at = _Rates(layout, system, xp)
+    at = _Rates(layout, system, xp, smooth, rounding)
     shapes = (np.shape(leaf) for leaf in jax.tree.leaves(system))
     points = xp.zeros(np.broadcast_shapes(weights.shape[1:], *shapes))
     whole = dict(zip(totals_of(len(system.chip.memories)), _mixed(weights, totals), strict=True))
@@ -81,7 +84,7 @@ def steps(
     )
     waited = points
     for _, outer in sums.ports:
-        waited = xp.maximum(waited, calls * lookahead.stalls_of_cycle(outer, xp))
+        waited = xp.maximum(waited, calls * lookahead.stalls_of_cycle(outer, xp, rounding))
     seconds = per_step + calls * (sums.before + sums.busy) + waited
     parts = _parts(sums, seconds, per_step, calls, xp)
     missing = missing_bytes(weights, totals, system, scratch, xp)
@@ -134,9 +137,10 @@ class _Kernels(NamedTuple):
 class _Rates:
     """What a kernel's counts are multiplied by, from the system's numbers."""
 
-    def __init__(self, layout: Layout, system: System, xp: Any) -> None:
+    def __init__(self, layout: Layout, system: System, xp: Any, smooth: Any, rounding: Any) -> None:
         chip, stack = system.chip, system.software
         self.layout, self.system, self.xp = layout, system, xp
+        self.smooth, self.rounding = smooth, rounding
         self.per_chip = 1 if system.ranks is None else system.ranks.per_chip
         self.per_step = stack.per_step_s.value
         self.per_byte = [self.per_chip / bandwidth_of(m, system) for m in chip.memories]
@@ -236,7 +240,7 @@ def _added(at: _Rates, sums: _Sums, one: _Kernels, weights: Array, xp: Any) -> _
     exchange = at.exchange(counts)
     if exchange is not None:
         rest.append(exchange)
-    busy = functools.reduce(xp.maximum, [compute, *ports, *rest])
+    busy = greatest(xp, at.smooth, [compute, *ports, *rest])
     needed = functools.reduce(xp.maximum, [*needs, *rest])
     before = _before(at, one, counts, xp) + crossing
     exchanging = False if exchange is None else exchange >= needed
@@ -292,12 +296,12 @@ def _ahead(
             xp.minimum(counts.get(f"ahead_at_{end}/{j}", 0.0), at.buffers[j]) * at.per_byte[j]
             for end in ("begin", "end")
         ]
-        mine = lookahead.then(
-            lookahead.one(before, caps[0]), lookahead.one(busy - feed, caps[1]), xp
-        )
+        launch, work = lookahead.one(before, caps[0]), lookahead.one(busy - feed, caps[1])
+        mine = lookahead.then(launch, work, xp, at.rounding)
         so_far = _either(xp, one.begins, _nothing(this_run), this_run)
-        run = lookahead.then(so_far, mine, xp)
-        with_run = lookahead.then(runs_before, lookahead.repeated(run, one.repeats, xp), xp)
+        run = lookahead.then(so_far, mine, xp, at.rounding)
+        again = lookahead.repeated(run, one.repeats, xp)
+        with_run = lookahead.then(runs_before, again, xp, at.rounding)
         ahead.append((run, _either(xp, one.ends, with_run, runs_before)))
     return tuple(ahead)
 

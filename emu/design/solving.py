@@ -25,21 +25,20 @@ from emu.chip_names import chip, chips
 from emu.chips import Chip
 from emu.design.counts import Array
 from emu.design.grid import numbers_of, with_numbers
-from emu.design.target import Target, exact, needed_bytes, usable_bytes
+from emu.design.target import Clocked, Target, exact, needed_bytes, usable_bytes
 from emu.errors import EmuError
 from emu.placement import Placement
 from emu.rules import nearest
-from emu.sensitivity import Elasticity, elasticities
+from emu.sensitivity import Elasticity
 from emu.system import System
-from emu.timing import predict
 
 Cost = Callable[[System], Any]  # of a system whose numbers may be traced; above 0
 Bounds = Mapping[str, tuple[float, float]]
 
-_SMOOTH = (0.03, 0.003, 0.0003)
-_ROUNDS = 8  # of new multipliers, at each smoothing
-_STEPS = 120  # of Adam, in each round
-_RATE = 0.05
+_ROUNDS = 24  # of new multipliers
+_SMOOTH = (0.03, 3e-4)  # of the clock's corners, in the first round and in the last
+_RATE = (0.05, 3e-4)  # of Adam; it falls to nothing within a round
+_STEPS = 100  # in each round
 _STARTS = 4
 _PENALTY = 30.0
 _INSIDE = 1e-3  # how near to its bounds, as a share of their distance, a start may be
@@ -112,13 +111,7 @@ def solve(
     answers = []
     for i, name in enumerate(names):
         numbers = problem.back_inside(problem.values(found[i]), best)
-        if numbers is not None:
-            answers.append((float(cost(with_numbers(target.system, numbers))), i, name, numbers))
-    if not answers:
-        raise EmuError(
-            "design: no start came to an answer, though one exists: give other starts, or wider "
-            "bounds"
-        )
+        answers.append((float(cost(with_numbers(target.system, numbers))), i, name, numbers))
     price, i, name, numbers = min(answers, key=lambda answer: answer[:2])
     system = with_numbers(target.system, numbers)
     usable = usable_bytes(system)
@@ -133,7 +126,7 @@ def solve(
             memory.name: n / float(u)
             for memory, n, u in zip(system.chip.memories, needed, usable, strict=True)
         },
-        elasticities=elasticities(target.work, system, placement),
+        elasticities=problem.clocked.elasticities(system),
         path=problem.table(path, i),
         start=name,
     )
@@ -154,6 +147,7 @@ class _Problem:
         self.target, self.placement, self.free, self.cost = target, placement, free, cost
         self.low = np.log([bounds[name][0] for name in free])
         self.width = np.log([bounds[name][1] for name in free]) - self.low
+        self.clocked = Clocked.of(target, placement)
         self.needed = [(m, n) for m, n in enumerate(needed) if n > 0]
 
     def position(self, numbers: Mapping[str, float]) -> Array:
@@ -173,10 +167,10 @@ class _Problem:
             self.target.system, {name: numbers[i] for i, name in enumerate(self.free)}
         )
 
-    def _looked_at(self, position: Array, smooth: float) -> tuple[Array, Array]:
+    def _looked_at(self, position: Array, smooth: Array) -> tuple[Array, Array]:
         """(log cost, constraints): the latter are met where they are at most 0."""
         system = self._system(position)
-        seconds = predict(self.target.work, system, self.placement, smooth=smooth).seconds
+        seconds = self.clocked.seconds(system, smooth)
         usable = usable_bytes(system)
         constraints = [jnp.log(seconds / self.target.seconds)]
         constraints += [jnp.log(n / usable[m]) for m, n in self.needed]
@@ -188,13 +182,13 @@ class _Problem:
         with jax.enable_x64(True):
             at = jnp.asarray(positions, jnp.float64)
             multipliers = jnp.zeros((len(positions), 1 + len(self.needed)))
-            for number, smooth in enumerate(_SMOOTH):
-                a_round = self._round(smooth)
-                for again in range(_ROUNDS):
-                    turn = number * _ROUNDS + again
-                    rate = _RATE * 0.8**turn
-                    at, multipliers, log_cost, constraints = a_round(at, multipliers, rate)
-                    path.append(tuple(map(np.asarray, (at, log_cost, constraints))))
+            a_round = jax.jit(jax.vmap(self._round, (0, 0, None, None)))
+            for turn in range(_ROUNDS):
+                shrunk = turn / (_ROUNDS - 1)
+                smooth = _SMOOTH[0] * (_SMOOTH[1] / _SMOOTH[0]) ** shrunk
+                rate = _RATE[0] * (_RATE[1] / _RATE[0]) ** shrunk
+                at, multipliers, *seen = a_round(at, multipliers, rate, smooth)
+                path.append(tuple(map(np.asarray, (at, *seen))))
             return np.asarray(at), path
 
     def table(self, path: Sequence[tuple[Array, ...]], start: int) -> pd.DataFrame:
@@ -210,43 +204,32 @@ class _Problem:
             ]
         )
 
-    def _round(self, smooth: float) -> Callable[..., Any]:
-        """Adam for fixed multipliers, then new ones; of all starts at once."""
+    def _round(self, position: Array, multipliers: Array, rate: Array, smooth: Array) -> Any:
+        """Adam for fixed multipliers, then new ones."""
+        adam = optax.scale_by_adam(b2=0.99)
 
-        def objective(position: Array, multipliers: Array) -> Array:
+        def objective(position: Array) -> Array:
             log_cost, constraints = self._looked_at(position, smooth)
             pushed = jnp.maximum(constraints + multipliers / _PENALTY, 0.0)
             return log_cost + 0.5 * _PENALTY * jnp.sum(pushed**2)
 
-        def one(position: Array, multipliers: Array, rate: Array) -> Any:
-            adam = optax.scale_by_adam(b2=0.99)
+        def step(state: Any, n: Array) -> Any:
+            position, moments = state
+            change, moments = adam.update(jax.grad(objective)(position), moments)
+            return (position - rate * (1 - n / _STEPS) * change, moments), None
 
-            def step(state: Any, n: Array) -> Any:
-                position, moments = state
-                slope = jax.grad(objective)(position, multipliers)
-                change, moments = adam.update(slope, moments)
-                return (position - rate * (1 - n / _STEPS) * change, moments), None
+        begin = (position, adam.init(position))
+        (position, _), _ = jax.lax.scan(step, begin, jnp.arange(_STEPS, dtype=jnp.float64))
+        log_cost, constraints = self._looked_at(position, smooth)
+        multipliers = jnp.maximum(multipliers + _PENALTY * constraints, 0.0)
+        return position, multipliers, log_cost, constraints
 
-            begin = (position, adam.init(position))
-            (position, _), _ = jax.lax.scan(step, begin, jnp.arange(_STEPS, dtype=jnp.float64))
-            log_cost, constraints = self._looked_at(position, smooth)
-            multipliers = jnp.maximum(multipliers + _PENALTY * constraints, 0.0)
-            return position, multipliers, log_cost, constraints
-
-        return jax.jit(jax.vmap(one, (0, 0, None)))
-
-    def back_inside(
-        self, numbers: dict[str, float], best: Mapping[str, float]
-    ) -> dict[str, float] | None:
-        """The numbers, moved towards the best as little as the exact clock and capacities ask for;
-        None where that is more than rounding explains.
-        """
+    def back_inside(self, numbers: dict[str, float], best: Mapping[str, float]) -> dict[str, float]:
+        """The numbers, moved towards the best as little as the exact clock and capacities ask."""
         if self._meets(numbers):
             return numbers
-        low, high = 0.0, 0.05
-        if not self._meets(_between(numbers, best, high)):
-            return None
-        for _ in range(40):
+        low, high = 0.0, 1.0
+        for _ in range(50):
             middle = 0.5 * (low + high)
             if self._meets(_between(numbers, best, middle)):
                 high = middle

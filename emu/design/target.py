@@ -4,12 +4,16 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from emu.design.counts import counts_of, totals_of
+from emu.design.counts import Array, Layout, counts_of, totals_of
 from emu.design.family import Rules
+from emu.design.rowwise import steps
 from emu.errors import EmuError
 from emu.placement import Placement, place
+from emu.sensitivity import Elasticity, ranked
 from emu.system import System
 from emu.timing import predict
 from emu.work import Work
@@ -65,3 +69,51 @@ def usable_bytes(system: System) -> list[Any]:
 def exact(work: Work, system: System, placement: Placement) -> float:
     """Seconds of a step by the exact clock."""
     return float(predict(work, system, placement).seconds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Clocked:
+    """A placed work's seconds as a function of its system's numbers, for gradients: the loop over
+    kernels of `emu.design.rowwise`, which compiles in a moment.
+    """
+
+    layout: Layout
+    corners: Array
+    totals: Array
+    scratch: int
+    kernel_s: float  # of the step that is asked for, each kernel's mean: what rounding goes by
+
+    @classmethod
+    def of(cls, target: Target, placement: Placement) -> "Clocked":
+        """The target's, placed."""
+        counts = counts_of(target.work, placement)
+        names = [memory.name for memory in placement.system.chip.memories]
+        runs = sum((stop - start) * times for start, stop, times in counts.layout.runs)
+        return cls(
+            layout=counts.layout,
+            corners=np.stack([counts.rows] * 4, axis=1),
+            totals=np.stack([counts.totals] * 4),
+            scratch=names.index(placement.activations),
+            kernel_s=target.seconds / (counts.layout.calls * runs),
+        )
+
+    def seconds(self, system: System, smooth: Any = 0.0) -> Any:
+        """Of one step; traced, in float64. smooth: as for `emu.predict`."""
+        return steps(
+            self.layout,
+            self.corners,
+            self.totals,
+            np.array([1.0, 0.0, 0.0, 0.0]),
+            system,
+            self.scratch,
+            jnp,
+            smooth,
+            smooth * self.kernel_s,
+        ).seconds
+
+    def elasticities(self, system: System) -> tuple[Elasticity, ...]:
+        """Of the exact step's seconds to every number, the strongest first."""
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), system)
+            seconds, slopes = jax.jit(jax.value_and_grad(self.seconds))(wide)
+            return ranked(system, float(seconds), slopes)
