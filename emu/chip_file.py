@@ -74,6 +74,8 @@ def parse_chips(text: str, origin: str) -> tuple[Chip, ...]:
 
 def _file(file: Mapping[str, Any]) -> tuple[Chip, ...]:
     _only_keys(file, _FILE, "the file")
+    if "schema" not in file:
+        raise EmuError(f"schema is missing: begin the file with `schema = {SCHEMA}`")
     schema = _needed(file, "schema", int, "the file")
     if schema != SCHEMA:
         raise EmuError(f"schema {schema} is not known: this emu reads schema {SCHEMA}")

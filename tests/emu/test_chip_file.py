@@ -101,7 +101,7 @@ def test_a_unit_mistake_is_caught_with_what_was_meant(old, new, said):
     ("old", "new", "said"),
     [
         ("schema = 1", "schema = 2", "schema 2 is not known"),
-        ("schema = 1", "", "the file: schema is missing"),
+        ("schema = 1", "", "schema is missing: begin the file with `schema = 1`"),
         ("schema = 1", "schema = ", "is not TOML"),
         ('vendor = "Example"', "vendor = 7", "vendor must be str, not 7"),
         ('name = "example-one"', "", "a [[chip]]: name is missing"),
