@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import nbclient
-import nbformat
 import pytest
 
 from experiments.results import PARTS
@@ -272,14 +272,14 @@ def test_the_notebook_opens_on_the_example_that_it_ships_with(
     assert "TPOT_ms" in shown
 
 
-def executed_notebook(folder: Path) -> str:
-    """The outputs of the results notebook, run by this interpreter and no other kernel."""
+def executed_notebook(folder: Path, path: Path = NOTEBOOK) -> str:
+    """The outputs of a notebook, run by this interpreter and no other kernel."""
     kernel = folder / "jupyter" / "kernels" / "this-python"
     kernel.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": argv, "display_name": "this Python", "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = jupytext.read(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
@@ -289,7 +289,7 @@ def executed_notebook(folder: Path) -> str:
             notebook,
             timeout=120,
             kernel_name="this-python",
-            resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+            resources={"metadata": {"path": str(path.parent)}},
         ).execute()
     return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
 
