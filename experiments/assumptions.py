@@ -19,17 +19,22 @@ _SHOWN = 0.0005  # smaller elasticities are told as none
 _NUMBERS = 4  # of each system
 
 
-def elasticity_table(settings: S, answer: Callable[[S], float], what: str) -> Table:
+def elasticity_table(
+    settings: S, answer: Callable[[S], float], what: str, only: tuple[str, ...] = ()
+) -> Table:
     """Of an answer to every assumption (a float field of the settings), the strongest first.
 
     Args:
       settings: frozen, as a config gives them; whole numbers and names are choices and stay.
       answer: computes it anew for other settings, from the same predictions.
       what: the answer in words.
+      only: the fields that count without predicting or simulating again; (): all.
     """
     base = answer(settings)
     found = []
     for path, value in float_fields(settings):
+        if only and path[0] not in only:
+            continue
         try:
             ends = [answer(_with(settings, path, value * (1 + d))) for d in (_STEP, -_STEP)]
         except ExperimentError:  # at the edge of what is allowed: only one side can be asked

@@ -69,7 +69,7 @@ class Placed:
 
     def _prefill_s(self, system: emu.System) -> float:
         stack = system.software
-        busy = dataclasses.replace(system, stack=_prefilling(stack))
+        busy = dataclasses.replace(system, stack=prefilling(stack))
         placement = dataclasses.replace(self.parts[0].placement, system=busy)
         asked = dataclasses.replace(self.case.question, prompt=self.case.input_tokens)
         return ttft_seconds(asked, placement, self._chunk_s)
@@ -160,7 +160,7 @@ def _drafts(kept: float) -> int:
     return max(3, -(-int(kept * 100) // 100))
 
 
-def _prefilling(stack: emu.Stack) -> emu.Stack:
+def prefilling(stack: emu.Stack) -> emu.Stack:
     """The stack as it prefills: between decode steps, without what those pay once a step."""
     zero = dataclasses.replace(stack.per_step_s, value=0.0, low=None, high=None)
     return dataclasses.replace(

@@ -28,19 +28,23 @@ class Hardware:
     chips: int = 0  # the fewest that hold the weights and `sequences` whole contexts
     tensor: int = 0
     pipeline: int = 0
+    expert: int = 0
     sequences: int = 1  # of the whole window, which a number of chips that is found must hold
     weights: str = ""  # another format than the model's
     kv: str = ""
     price_usd_per_chip_hour: float = 0.0  # 0: the catalogue's, rented or written off
+    price_factor: float = 2.0  # such a price is assumed to lie within this factor, up and down
     power_w_per_chip: float = 0.0  # 0: the catalogue's
     host_bytes_per_s_per_chip: float = 0.0  # from where idle caches wait; 0: the catalogue's
 
     def __post_init__(self) -> None:
-        for name in ("chips", "tensor", "pipeline"):
+        for name in ("chips", "tensor", "pipeline", "expert"):
             if getattr(self, name) < 0:
                 raise ExperimentError(f"{name} must be at least 0 (found), not {self.chips}")
         if self.sequences < 1:
             raise ExperimentError(f"sequences must be at least 1, not {self.sequences}")
+        if self.price_factor < 1:
+            raise ExperimentError(f"price_factor must be at least 1, not {self.price_factor}")
         for name in ("price_usd_per_chip_hour", "power_w_per_chip", "host_bytes_per_s_per_chip"):
             if getattr(self, name) < 0:
                 raise ExperimentError(f"{name} must be at least 0 (the catalogue's)")
@@ -74,6 +78,7 @@ class Deployment:
             chips=of.chips or None,
             tensor=of.tensor or None,
             pipeline=of.pipeline or None,
+            expert=of.expert or None,
             batch=of.sequences,
             context=self.window_tokens - self.drafted - 1,
             draft_tokens=self.drafted,

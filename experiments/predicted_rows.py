@@ -20,21 +20,22 @@ from experiments.step_times import StepTimes, as_row, of_row, step_times
 
 NAME = "step_times"
 _DECIDING = (
-    "deployment", "placing", "prediction", "ranges", "served", "step_times", "steps_traced",
-    "stored_as", "usual_split",
+    "cases", "deployment", "placing", "prediction", "ranges", "served", "step_times",
+    "steps_traced", "stored_as", "usual_split",
 )  # fmt: skip
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def code() -> Origin:
-    """What decides a prediction, besides what was asked."""
+def code(beside: tuple[str, ...] = ()) -> Origin:
+    """What decides a prediction, besides what was asked; `beside`: other files of experiments/."""
     files = [
         *(_ROOT / "emu").rglob("*.py"),
         *(_ROOT / "emu").rglob("*.toml"),
         *(_ROOT / "models").rglob("*.py"),
         *(_ROOT / "models").rglob("*.toml"),
-        *(_ROOT / f"experiments/{name}.py" for name in _DECIDING),
+        *((_ROOT / "experiments/workloads").glob("*.toml") if beside else ()),
+        *(_ROOT / f"experiments/{name}.py" for name in (*_DECIDING, *beside)),
     ]
     digest = hashlib.sha256()
     for path in sorted(files):

@@ -22,6 +22,7 @@ from experiments import (
     decode_latency,
     devices,
     facts,
+    fleet,
     hosts,
     profiling,
     quickstart,
@@ -56,6 +57,7 @@ EXPERIMENTS = {
     decode_latency.NAME: Experiment(
         settings=decode_latency.Settings, run=decode_latency.run, report=decode_latency.report
     ),
+    fleet.NAME: Experiment(settings=fleet.Settings, run=fleet.run, report=fleet.report),
     seconds_saved.NAME: Experiment(
         settings=seconds_saved.Settings, run=seconds_saved.run, report=seconds_saved.report
     ),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 import emu
+from experiments.cases import prefilling
 from experiments.deployment import Deployment
 from experiments.errors import ExperimentError
 from experiments.placing import rules_of, runs_from_sram
@@ -109,7 +110,8 @@ class StepTimes:
     """See the module. `low` and `high`: the 80 % range of a typical step, over the step."""
 
     decode: Grid  # sequences that cross together × tokens in each one's cache
-    prefill: Grid  # tokens at once × tokens before them
+    prefill: Grid  # tokens at once × tokens before them, alone
+    beside: Grid  # the same in steps that decode other sequences, beside those
     chunk: int  # tokens of a prompt that go together
     stages: int
     chips: int
@@ -130,18 +132,20 @@ class StepTimes:
         """`step_s` for arrays."""
         return self.decode.over(np.maximum(1.0, np.asarray(sequences) / self.stages), context)
 
-    def prefill_s(self, tokens: Any, prefix: Any) -> Array:
-        """Seconds of prompts alone, each behind a prefix that is in the cache already; arrays."""
+    def prefill_s(self, tokens: Any, prefix: Any, *, beside: bool = False) -> Array:
+        """Seconds of prompts, each behind a prefix that is in the cache already; arrays.
+
+        beside: what they add to steps that decode others; else alone.
+        """
+        grid = self.beside if beside else self.prefill
         tokens, prefix = np.asarray(tokens, np.float64), np.asarray(prefix, np.float64)
         chunk = self.chunk
         whole = np.floor(tokens / chunk)
         rest = tokens - whole * chunk
-        first = self.prefill.over(np.clip(tokens, 1, chunk), prefix)
+        first = grid.over(np.clip(tokens, 1, chunk), prefix)
         # Chunks grow evenly with what is before them: all of them take as the middle one.
-        total = whole * self.prefill.over(chunk, prefix + chunk * (whole - 1) / 2)
-        total += np.where(
-            rest > 0, self.prefill.over(np.maximum(rest, 1), prefix + whole * chunk), 0
-        )
+        total = whole * grid.over(chunk, prefix + chunk * (whole - 1) / 2)
+        total += np.where(rest > 0, grid.over(np.maximum(rest, 1), prefix + whole * chunk), 0)
         return np.where(tokens > 0, first + (total - first) / self.stages, 0.0)
 
     @property
@@ -169,15 +173,17 @@ def step_times(of: Deployment) -> StepTimes:
     prefixes = tuple(int(share * window) for share in _PREFIXES)
     every = _grid(clock.chunk_s, lambda *_: True, TOKENS, prefixes)
     at = min(range(1, len(TOKENS)), key=lambda i: max(every.seconds[i]) / TOKENS[i])
-    prefill = Grid(
-        rows=every.rows[: at + 1], columns=every.columns, seconds=every.seconds[: at + 1]
-    )
+    prefill = dataclasses.replace(every, rows=every.rows[: at + 1], seconds=every.seconds[: at + 1])
+    busy = dataclasses.replace(system, stack=prefilling(system.software))
+    among = functools.partial(clock.chunk_s, system=busy)
+    beside = _grid(among, lambda *_: True, TOKENS[: at + 1], prefixes)
     batch, context = _TYPICAL[0], int(_TYPICAL[1] * window)
     spread = range_of(functools.partial(clock.decode_s, batch, context), system)
     typical = clock.decode_s(batch, context)
     return StepTimes(
         decode=decode,
         prefill=prefill,
+        beside=beside,
         chunk=TOKENS[at],
         stages=stages,
         chips=system.chips,
@@ -377,7 +383,7 @@ def as_row(times: StepTimes) -> dict[str, Any]:
 def of_row(row: dict[str, Any]) -> StepTimes:
     """The inverse of `as_row`."""
     fields = dict(row)
-    for name, record in (("decode", Grid), ("prefill", Grid), ("room", Room)):
+    for name, record in (("decode", Grid), ("prefill", Grid), ("beside", Grid), ("room", Room)):
         fields[name] = record(**_tuples(row[name]))
     fields["moved"] = tuple(Elastic(**one) for one in row["moved"])
     return StepTimes(**_tuples(fields))

@@ -1,0 +1,1 @@
+"""Continuous batching on one instance, simulated event by event."""

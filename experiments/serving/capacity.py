@@ -1,0 +1,85 @@
+"""How many sessions a second one instance can take on and keep what its users were promised.
+
+Found by bisection over the rate, each rate simulated with the same sessions (the same random draws,
+closer together). The floor is what one session at a time meets: a promise below it cannot be kept
+at any rate.
+
+An agent's session lasts hours, longer than a simulation that is to be repeated for every rate. What
+is counted is therefore the calls that came while sessions started, over that time: the load that
+was met, not the load that the same rate would grow to. Caches of people who are thinking for hours
+are fewer here than they would be.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments.serving.levels import Level, met
+from experiments.serving.policy import Policy
+from experiments.serving.simulation import simulate
+from experiments.session_time import Service
+from experiments.step_times import StepTimes
+from experiments.workloads.sampling import sample
+from experiments.workloads.workload import Workload
+
+_HALVINGS = 5
+_LOWEST = 1e-5  # sessions a second: one at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What one instance does for one class."""
+
+    sessions_per_s: float  # 0: not even one session at a time keeps what was promised
+    missed: tuple[str, ...]  # at the floor: why it is 0
+    floor: dict[str, Any]  # figures of `levels.met`, one session at a time
+    at: dict[str, Any]  # the same at `sessions_per_s`
+
+
+def capacity(
+    of: Workload,
+    times: StepTimes,
+    service: Service,
+    policy: Policy,
+    level: Level,
+    *,
+    sessions: int,
+    seed: int,
+    window: int,
+) -> Capacity:
+    """See the module; `sessions` are drawn anew for each rate from the same streams.
+
+    Raises:
+      CapacityError: the instance has no room for one of the contexts, even alone.
+    """
+
+    def at(per_s: float) -> dict[str, Any]:
+        traffic = sample(of, sessions=sessions, per_s=per_s, seed=seed).within(window)
+        return met(traffic, simulate(traffic, times, service, policy), times, service)
+
+    floor = at(_LOWEST)
+    missed = level.missed(floor)
+    if missed:
+        return Capacity(sessions_per_s=0.0, missed=missed, floor=floor, at=floor)
+    low, found = _LOWEST, floor
+    high = 0.0
+    # Where the instance would be busy all the time, by what it was busy at the floor.
+    guess = _LOWEST / max(floor["busy"], 1e-9) if floor["busy"] else 1.0
+    while not high:
+        tried = at(guess)
+        if level.missed(tried) or tried["busy"] > _FULL:
+            high = guess
+        else:
+            low, found, guess = guess, tried, 4 * guess
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5 if high / low > 4 else (low + high) / 2
+        tried = at(middle)
+        if level.missed(tried) or tried["busy"] > _FULL:
+            high = middle
+        else:
+            low, found = middle, tried
+    traffic = sample(of, sessions=sessions, per_s=1.0, seed=seed)
+    met_per_s = found["calls_per_s"] * sessions / len(traffic)
+    return Capacity(sessions_per_s=met_per_s, missed=(), floor=floor, at=found)
+
+
+_FULL = 0.95  # of the time: busier, and queues grow without end

@@ -1,0 +1,151 @@
+"""The fleet and the sessions end to end, on a small model."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import emu.report
+from experiments import facts, fleet, seconds_saved
+from experiments.costs import Costs
+from experiments.deployment import Hardware, Served
+from experiments.errors import ExperimentError
+from experiments.results import ResultsFile
+from experiments.serving.levels import Level
+from experiments.serving.policy import Policy
+from experiments.session_time import Service
+
+H100 = Hardware(chip="h100", stack="vllm-0.19", chips=1, price_usd_per_chip_hour=2.0)
+GROQ = Hardware(chip="groq-lpu-v1", stack="groqcloud", chips=32, tensor=8, pipeline=4)
+MODEL = Served(model="llama-3.2-1b")
+WINDOW = 16_000
+SETTINGS = fleet.Settings(
+    model=MODEL,
+    systems={"h100": H100, "groq": GROQ},
+    fast=("groq",),
+    unproven=(),
+    classes={
+        "chat": fleet.Class(
+            workload="chat",
+            sessions_per_s=400.0,
+            level=Level(ttft_p99_s=1.0, tokens_per_s=50.0),
+            simulated=300,
+        ),
+        "software": fleet.Class(
+            workload="software",
+            sessions_per_s=3.0,
+            level=Level(ttft_p99_s=3.0),
+            simulated=40,
+        ),
+    },
+    window_tokens=WINDOW + 8000,
+    seed=0,
+    service=Service(),
+    policy=Policy(),
+    costs=Costs(),
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fleet")
+
+
+def test_a_fleet_is_planned_and_reported_and_goes_on(workdir: Path) -> None:
+    with ResultsFile(workdir) as results:
+        keys = fleet.run(SETTINGS, results)
+        rows = [results[key] for key in keys]
+        made = len(results.rows)
+        report = fleet.report(SETTINGS, rows)
+    assert made == len(keys) == 2 + 4
+    with ResultsFile(workdir) as results:  # nothing is done twice, and the report is the same
+        assert fleet.run(SETTINGS, results) == keys
+        assert len(results.rows) == made
+        assert fleet.report(SETTINGS, [results[key] for key in keys]) == report
+    found = {row["experiment"]: row for row in rows}
+    assert set(found) == {"step_times", "capacity"}
+    for row in rows[2:]:
+        assert row["measured"]["sessions_per_s"] > 0
+        assert not row["measured"]["missed"]
+    assert emu.report.files(report).keys() == {"share.png", "report.html"}
+    assert facts.tables(rows)
+    assert "10% of the model calls" in report.answer[0]
+
+
+def test_simulations_made_again_are_the_same(workdir: Path, tmp_path: Path) -> None:
+    with ResultsFile(workdir) as results:
+        keys = fleet.run(SETTINGS, results)
+        lines = workdir.joinpath("results.jsonl").read_text().splitlines(keepends=True)
+        before = [results[key]["measured"] for key in keys]
+    # As a kill in the middle of the fourth row leaves it.
+    tmp_path.joinpath("results.jsonl").write_text("".join(lines[:3]) + lines[3][:200])
+    with ResultsFile(tmp_path) as results:
+        assert fleet.run(SETTINGS, results) == keys
+        assert [results[key]["measured"] for key in keys] == before
+
+
+def test_a_promise_that_nobody_can_keep_names_the_floors(workdir: Path) -> None:
+    level = Level(ttft_p99_s=0.001)
+    chat = dataclasses.replace(SETTINGS.classes["chat"], level=level, simulated=20)
+    asked = dataclasses.replace(SETTINGS, classes={"chat": chat})
+    with (
+        ResultsFile(workdir) as results,
+        pytest.raises(
+            ExperimentError,
+            match=r"class chat: no system can serve it.*h100: TTFT p99 0\.\d+ s, asked 0.001 s",
+        ),
+    ):
+        fleet.run(asked, results)
+
+
+def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
+    settings = seconds_saved.Settings(
+        workload="agentic",
+        models={"small": MODEL},
+        systems={
+            "h100": H100,
+            "groq": GROQ,
+            "tiny": Hardware(chip="groq-lpu-v1", stack="groqcloud", chips=1, tensor=1),
+        },
+        baseline="h100",
+        window_tokens=WINDOW,
+        sessions=30,
+        seed=0,
+        service=Service(),
+        assumed={"same_tools": 0.9},
+    )
+    with ResultsFile(tmp_path) as results:
+        keys = seconds_saved.run(settings, results)
+        report = seconds_saved.report(settings, [results[key] for key in keys])
+    assert set(emu.report.files(report)) == {
+        "waterfall_typical.png",
+        "waterfall_mean.png",
+        "report.html",
+    }
+    tables = {table.title: table for table in report.tables}
+    (refused,) = tables["What cannot be served"].rows
+    assert refused[:2] == ("llama-3.2-1b", "tiny")
+    assert "would do" in refused[2]
+    (assumptions,) = (t for title, t in tables.items() if title.startswith("Assumptions"))
+    names = {row[0] for row in assumptions.rows}
+    assert {"assumed.same_tools", "service.network_s", "service.near_s"} <= names
+    assert "This is a model" in report.answer[-1]
+    wrong = dataclasses.replace(settings, baseline="tiny")
+    with (
+        ResultsFile(tmp_path) as results,
+        pytest.raises(ExperimentError, match="on the baseline tiny: sram"),
+    ):
+        seconds_saved.report(wrong, [results[key] for key in seconds_saved.run(wrong, results)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fast": ("tpu",)}, "'tpu' is none of the systems h100, groq"),
+        ({"fast": ("h100", "groq")}, "leave at least one system"),
+        ({"classes": {}}, "must not be empty"),
+    ],
+)
+def test_settings_are_checked(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        dataclasses.replace(SETTINGS, **fields)  # type: ignore[arg-type]
