@@ -82,14 +82,20 @@ class Fleet:
     def planned(self, share: float | None, *, proven: bool = False) -> Plan | None:
         """The cheapest plan with this share of calls on the fast systems.
 
-        Nobody moves traffic to a machine that is slower than all others: such pairs are left out
-        where a share is asked for. proven: without systems whose software nobody has published.
+        Nobody moves traffic to a machine that is slower than those that it is on: fast systems for
+        which that is so take no part where a share is asked for. proven: without systems whose
+        software nobody has published.
         """
         able = {pair: made for pair, made in self.found.items() if made["sessions_per_s"]}
         if proven:
             able = {p: made for p, made in able.items() if p[1] not in self.settings.unproven}
-        if share is not None:
-            able = {p: made for p, made in able.items() if not self._is_slower(p, able)}
+        if share:
+            slow = self.planned(0.0, proven=proven)
+            if slow is None:
+                return None
+            able = {p: made for p, made in able.items() if not self._is_slower(p, slow)}
+            if {name for name, _ in able} < set(self.settings.classes):
+                return None
         return plan(
             self.demands,
             {pair: made["sessions_per_s"] for pair, made in able.items()},
@@ -98,16 +104,11 @@ class Fleet:
             share=share,
         )
 
-    def _is_slower(self, pair: Pair, able: Measured) -> bool:
-        """Whether a fast system is slower than every other that serves the class."""
+    def _is_slower(self, pair: Pair, slow: Plan) -> bool:
+        """Whether it is a fast system, and slower than what serves the class in this plan."""
         name, system = pair
-        others = [
-            made["at"]["request_mean_s"]
-            for (of, other), made in able.items()
-            if of == name and other not in self.settings.fast
-        ]
-        mean = float(able[pair]["at"]["request_mean_s"])
-        return system in self.settings.fast and bool(others) and mean >= max(others)
+        mean = float(self.found[pair]["at"]["request_mean_s"])
+        return system in self.settings.fast and mean >= self.request_s(slow, name)
 
     def request_s(self, made: Plan, name: str) -> float:
         """Seconds of the model's part of the mean request of a class, over a plan's systems."""
@@ -145,20 +146,30 @@ def report(settings: "Settings", times: Mapping[str, StepTimes], found: Measured
             *(_shares(fleet, name, of) for name, of in plans.items()),
             _tiers(fleet),
             _prices(fleet),
-            elasticity_table(
-                settings,
-                lambda changed: _premium(dataclasses.replace(fleet, settings=changed)),
-                f"premium of {_ASKED_SHARE:.0%} on fast systems, in dollars an hour",
-                only=("systems", "costs", "classes"),
-            ),
+            *_elasticities(fleet),
             number_table(times),
         ),
     )
 
 
-def _premium(fleet: Fleet) -> float:
-    slow, some = fleet.planned(0.0), fleet.planned(_ASKED_SHARE)
-    return some.usd_per_hour - slow.usd_per_hour if slow and some else float("nan")
+def _elasticities(fleet: Fleet) -> tuple[Table, ...]:
+    """Of what the share costs beside machines whose software is known, where there is a plan."""
+    if _premium(fleet) is None:
+        return ()
+    what = f"premium of {_ASKED_SHARE:.0%} on fast systems, in dollars an hour"
+    if fleet.settings.unproven:
+        what += f" (without {', '.join(fleet.settings.unproven)})"
+
+    def answer(changed: "Settings") -> float:
+        premium = _premium(dataclasses.replace(fleet, settings=changed))
+        return 0.0 if premium is None else premium
+
+    return (elasticity_table(fleet.settings, answer, what, only=("systems", "costs", "classes")),)
+
+
+def _premium(fleet: Fleet) -> float | None:
+    slow, some = fleet.planned(0.0, proven=True), fleet.planned(_ASKED_SHARE, proven=True)
+    return some.usd_per_hour - slow.usd_per_hour if slow and some else None
 
 
 def _answer(fleet: Fleet, plans: Mapping[str, Plans]) -> list[str]:
@@ -167,8 +178,8 @@ def _answer(fleet: Fleet, plans: Mapping[str, Plans]) -> list[str]:
         slow, some = of[0.0], of[_ASKED_SHARE]
         if slow is None or some is None:
             lines.append(
-                f"Beside {name}: no plan puts {_ASKED_SHARE:.0%} of the calls on fast systems that "
-                "are not slower."
+                f"Beside {name}: nothing is gained. No plan puts {_ASKED_SHARE:.0%} of the calls "
+                "on fast systems that are not slower than what serves them without."
             )
             continue
         moved = ", ".join(
