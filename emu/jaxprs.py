@@ -6,8 +6,8 @@ constants and carries became a tree), so that what the rest of emu needs to know
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -235,3 +235,71 @@ def scan_split(params: Mapping[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(consts), len(carry)
+
+
+class WithoutConstants(NamedTuple):
+    """A function's program with its constants apart, so that those alike otherwise are found."""
+
+    key: Hashable  # equal for programs that are the same but for their constants
+    run: Callable[..., Any]  # of the function's arguments and a tuple of constants
+    constants: tuple[Any, ...]
+
+
+def without_constants(fn: Callable[..., Any], *args: Any) -> WithoutConstants:
+    """A function that gives one array, traced, with arrays and floating literals as arguments.
+
+    Literals within loops and other inner programs stay where they are.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    jaxpr = closed.jaxpr
+    names: dict[Any, int] = {}
+    for variable in (*jaxpr.invars, *jaxpr.constvars):
+        names[variable] = len(names)
+    floats: list[Any] = []
+    key: list[Hashable] = [tuple((c.shape, str(c.dtype)) for c in map(np.asarray, closed.consts))]
+
+    def named(atom: Any) -> Hashable:
+        if not isinstance(atom, core.Literal):
+            return names[atom]
+        if not _is_float(atom):
+            return f"{atom.val!r}:{atom.aval}"
+        floats.append(np.asarray(atom.val, _dtype(atom)))
+        return f"constant:{atom.aval}"
+
+    for equation in jaxpr.eqns:
+        inputs = tuple(named(atom) for atom in equation.invars)
+        for variable in equation.outvars:
+            names[variable] = len(names)
+        shapes = tuple(str(variable.aval) for variable in equation.outvars)
+        key.append((equation.primitive.name, inputs, shapes, str(equation.params)))
+    key.append(tuple(named(atom) for atom in jaxpr.outvars))
+
+    def run(*given: Any) -> Any:
+        *inputs, constants = given
+        literals = iter(constants[len(closed.consts) :])
+        values = dict(zip(jaxpr.constvars, constants, strict=False))
+        values |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def value(atom: Any) -> Any:
+            if not isinstance(atom, core.Literal):
+                return values[atom]
+            return next(literals) if _is_float(atom) else atom.val
+
+        for equation in jaxpr.eqns:
+            found = equation.primitive.get_bind_params(equation.params)
+            functions, params = found if isinstance(found, tuple) else ((), found)
+            made = equation.primitive.bind(*functions, *map(value, equation.invars), **params)
+            made = made if equation.primitive.multiple_results else [made]
+            values |= dict(zip(equation.outvars, made, strict=True))
+        return value(jaxpr.outvars[0])
+
+    return WithoutConstants(key=tuple(key), run=run, constants=(*closed.consts, *floats))
+
+
+def _dtype(literal: Any) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(literal.aval.dtype)
+    return dtype
+
+
+def _is_float(literal: Any) -> bool:
+    return bool(np.issubdtype(_dtype(literal), np.floating))

@@ -22,6 +22,7 @@ that edge = low - gain, and where low = high it no longer matters how the run be
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from emu import windows
@@ -60,7 +61,14 @@ def then(first: Run, second: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
 
 
 def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
-    """The runs along the last axis, whose length is a power of two, one after the other."""
+    """The runs along the last axis, whose length is a power of two, one after the other.
+
+    In JAX one by one in a loop: pairwise, XLA takes a minute to compile what is a few hundred sums.
+    """
+    if xp is not np:
+        each = Run(*[xp.moveaxis(field, -1, 0) for field in runs])
+        start = Run(*[xp.full(each.gain.shape[1:], nothing) for nothing in NOTHING])
+        return jax.lax.scan(lambda at, one: (then(at, one, xp, rounding), None), start, each)[0]
     while runs.gain.shape[-1] > 1:
         evens = Run(*[field[..., 0::2] for field in runs])
         odds = Run(*[field[..., 1::2] for field in runs])

@@ -9,10 +9,11 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import emu
 from experiments.errors import ExperimentError
-from experiments.prediction import Part, chunk_placed, parts_of, step_seconds, ttft_seconds
+from experiments.prediction import chunk_placed, parts_of, prefill_chunks
 from experiments.question import Question
 from models.errors import ModelError
 from models.zoo import architecture
@@ -39,51 +40,56 @@ class Case:
     row: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Term:
+    """A step that is part of a case's time, so many times."""
+
+    times: float
+    work: emu.Work
+    placement: emu.Placement
+    prefills: bool = False
+
+    def seconds(self, system: emu.System) -> Any:
+        """Seconds of one such step on a system of other numbers, which may be traced."""
+        if self.prefills:
+            system = dataclasses.replace(system, stack=prefilling(system.software))
+        return emu.predict(self.work, system, self.placement).seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Placed:
     """A case, traced and placed: its time on any system of other numbers is a matter of the clock.
 
-    `chunks` of its prompt are placed when they are first asked for.
+    The time between two tokens of one user is the sum of its terms.
     """
 
     case: Case
-    parts: tuple[Part, ...]
-    chunks: dict[tuple[int, int], tuple[emu.Work, emu.Placement]] = dataclasses.field(
-        default_factory=dict
-    )
-
-    @property
-    def system(self) -> emu.System:
-        """The system that it was placed on."""
-        return self.parts[0].placement.system
+    system: emu.System
+    terms: tuple[Term, ...]
 
     def seconds(self, system: emu.System | None = None) -> float:
         """Seconds between two tokens of one user."""
         system = self.system if system is None else system
-        case, asked = self.case, self.case.question
-        step = step_seconds(self.parts, system)
-        prefills = {"loaded": asked.batch - 1, "latency/n": asked.batch}.get(case.metric, 0)
-        if prefills and case.input_tokens and case.output_tokens:
-            step += prefills * self._prefill_s(system) / asked.data / case.output_tokens
-        return step / asked.tokens_per_step
-
-    def _prefill_s(self, system: emu.System) -> float:
-        stack = system.software
-        busy = dataclasses.replace(system, stack=prefilling(stack))
-        placement = dataclasses.replace(self.parts[0].placement, system=busy)
-        asked = dataclasses.replace(self.case.question, prompt=self.case.input_tokens)
-        return ttft_seconds(asked, placement, self._chunk_s)
-
-    def _chunk_s(self, question: Question, system: emu.System, context: int, tokens: int) -> float:
-        if (context, tokens) not in self.chunks:
-            self.chunks[context, tokens] = chunk_placed(question, system, context, tokens)
-        work, placement = self.chunks[context, tokens]
-        return float(emu.predict(work, system, placement).seconds)
+        return sum(term.times * float(term.seconds(system)) for term in self.terms)
 
 
 def place(case: Case) -> Placed:
     """Raises EmuError, ModelError or ExperimentError where it cannot be done."""
-    return Placed(case=case, parts=parts_of(case.question))
+    asked = case.question
+    parts = parts_of(asked)
+    system = parts[0].placement.system
+    terms = [
+        Term(times=part.times / asked.tokens_per_step, work=part.work, placement=part.placement)
+        for part in parts
+    ]
+    prefills = {"loaded": asked.batch - 1, "latency/n": asked.batch}.get(case.metric, 0)
+    if prefills and case.input_tokens and case.output_tokens:
+        each = prefills / asked.data / case.output_tokens / asked.tokens_per_step
+        prompt = dataclasses.replace(asked, prompt=case.input_tokens)
+        for times, context, tokens in prefill_chunks(prompt):
+            work, placement = chunk_placed(prompt, system, context, tokens)
+            terms.append(Term(times=each * times, work=work, placement=placement, prefills=True))
+    return Placed(case=case, system=system, terms=tuple(terms))
 
 
 def read_cases(path: Path | str) -> tuple[list[Case], dict[str, str]]:

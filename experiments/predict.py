@@ -4,7 +4,8 @@
 
 Only --model and --chip are needed. Chips and degrees that are left out are the smallest usual
 number that holds the model; `--stack=ideal` is what the hardware itself would allow. `--json`
-prints one object, `--trace=FILE` writes the step for ui.perfetto.dev.
+prints one object, `--sensitivity` tells which number would have to change, `--trace=FILE` writes the
+step for ui.perfetto.dev.
 """
 
 import gc
@@ -43,6 +44,9 @@ flags.DEFINE_integer("prompt", None, "tokens to prefill: tells the time to the f
 flags.DEFINE_integer("prefix", 0, "tokens before the prompt that are in the cache already")
 flags.DEFINE_string("placement", None, "on-chip, off-chip, fit, hbm, pattern=memory,… or a file")
 _JSON = flags.DEFINE_bool("json", False, "one JSON object in place of the table")
+_SENSITIVITY = flags.DEFINE_bool(
+    "sensitivity", False, "with the elasticity of the step to every number in it"
+)
 _TRACE = flags.DEFINE_string("trace", None, "a file to write the step to, for ui.perfetto.dev")
 
 
@@ -58,7 +62,9 @@ def main() -> None:
 
         name = f"{asked.model} on {prediction.system.chip.name}"
         write_trace(prediction.timeline, Path(_TRACE.value), name)
-    print(json.dumps(as_json(prediction)) if _JSON.value else as_text(prediction))
+    shown = as_json if _JSON.value else as_text
+    answer = shown(prediction, sensitivity=_SENSITIVITY.value)
+    print(answer if isinstance(answer, str) else json.dumps(answer))
 
 
 def question() -> Question:

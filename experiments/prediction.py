@@ -8,12 +8,13 @@ the same system, in chunks one after the other.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import emu
+from emu.sensitivity import Elasticity, elasticities
 from experiments.errors import ExperimentError
 from experiments.placing import rules_of
 from experiments.question import Question
@@ -73,11 +74,23 @@ class Prediction:
     moved: tuple[Moved, ...]  # the numbers with a range that the time depends on, widest first
     timeline: emu.Timeline  # of the model's own step
     leaves: tuple[emu.Residency, ...]
+    parts: tuple[Part, ...]
 
     @property
     def seconds_per_token(self) -> float:
         """Of one user, after speculation."""
         return self.seconds_per_step / self.question.tokens_per_step
+
+    @functools.cached_property
+    def elasticities(self) -> tuple[Elasticity, ...]:
+        """By how many per cent a step takes longer when a number grows by one, strongest first."""
+        found: dict[str, Elasticity] = {}
+        for part in self.parts:
+            share = part.seconds(self.system) / self.seconds_per_step
+            for one in elasticities(part.work, self.system, part.placement):
+                known = found[one.name].value if one.name in found else 0.0
+                found[one.name] = dataclasses.replace(one, value=known + share * one.value)
+        return tuple(sorted(found.values(), key=lambda one: -abs(one.value)))
 
     @property
     def tokens_per_s_per_user(self) -> float:
@@ -124,6 +137,7 @@ def predicted(question: Question) -> Prediction:
         moved=spread.moved,
         timeline=parts[0].timeline,
         leaves=placement.residencies,
+        parts=parts,
     )
 
 
@@ -181,36 +195,37 @@ def _batch(question: Question, system: emu.System) -> int:
     return question.batch if system.ranks is not None else question.batch // system.data
 
 
-Chunk = Callable[[Question, emu.System, int, int], float]
-
-
-def ttft_seconds(question: Question, placement: emu.Placement, chunk: Chunk | None = None) -> float:
-    """Seconds until the first token: one prompt alone (one on each replica), in chunks in turn.
-
-    The chunks' seconds are those of up to four that are traced, and interpolated between them: they
-    grow with the tokens that are attended to, evenly but for windows.
-    """
-    assert question.prompt is not None
-    chunk = chunk or _chunk_seconds
-    end = question.prefix + question.prompt
-    check_context(question.model, end, "--prompt")
+def ttft_seconds(question: Question, placement: emu.Placement) -> float:
+    """Seconds until the first token: one prompt alone (one on each replica), in chunks in turn."""
     system = placement.system
-    whole, rest = divmod(question.prompt, CHUNK)
-    starts = [question.prefix + CHUNK * n for n in range(whole)]
     total = 0.0
-    if starts:
-        last = len(starts) - 1
-        some = sorted({round(at) for at in np.linspace(0, last, min(len(starts), _MOST_TRACED))})
-        known = [chunk(question, system, starts[at], CHUNK) for at in some]
-        total += float(np.interp(range(len(starts)), some, known).sum())
-    if rest:
-        total += chunk(question, system, end - rest, rest)
+    for times, context, tokens in prefill_chunks(question):
+        work, placed_chunk = chunk_placed(question, system, context, tokens)
+        total += times * float(emu.predict(work, system, placed_chunk).seconds)
     return total
 
 
-def _chunk_seconds(question: Question, system: emu.System, context: int, tokens: int) -> float:
-    work, placement = chunk_placed(question, system, context, tokens)
-    return float(emu.predict(work, system, placement).seconds)
+def prefill_chunks(question: Question) -> list[tuple[float, int, int]]:
+    """The chunks of a prompt: how many like each, the tokens before it, and its own.
+
+    At most five differ, those of full length at even distances: the seconds of chunks between them
+    lie between theirs, since they grow with the tokens that are attended to, evenly but for
+    windows. So counts need not be whole.
+    """
+    assert question.prompt is not None
+    end = question.prefix + question.prompt
+    check_context(question.model, end, "--prompt")
+    whole, rest = divmod(question.prompt, CHUNK)
+    starts = [question.prefix + CHUNK * n for n in range(whole)]
+    chunks = []
+    if starts:
+        some = sorted({round(at) for at in np.linspace(0, whole - 1, min(whole, _MOST_TRACED))})
+        for at, unit in zip(some, np.eye(len(some)), strict=True):
+            times = float(np.interp(range(whole), some, unit).sum())
+            chunks.append((times, starts[at], CHUNK))
+    if rest:
+        chunks.append((1.0, end - rest, rest))
+    return chunks
 
 
 def chunk_placed(

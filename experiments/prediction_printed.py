@@ -3,6 +3,7 @@
 from typing import Any
 
 from emu.chip_table import scaled
+from emu.sensitivity import Elasticity
 from experiments.prediction import Prediction
 from experiments.ranges import Moved
 
@@ -10,8 +11,11 @@ from experiments.ranges import Moved
 _UNITS = {"flops_per_s": "FLOP/s", "bytes_per_s": "B/s", "_bytes": "B", "_s": "s"}
 
 
-def as_json(prediction: Prediction) -> dict[str, Any]:
-    """The fields that others rely on, and what explains them; seconds, bytes, joules."""
+def as_json(prediction: Prediction, *, sensitivity: bool = False) -> dict[str, Any]:
+    """The fields that others rely on, and what explains them; seconds, bytes, joules.
+
+    sensitivity: with the elasticity of the step to every number in it.
+    """
     system = prediction.system
     found: dict[str, Any] = {
         "seconds_per_step": prediction.seconds_per_step,
@@ -59,11 +63,25 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     }
     if prediction.ttft_s is not None:
         found["ttft_s"] = prediction.ttft_s
+    if sensitivity:
+        found["sensitivity"] = [
+            {
+                "number": one.name,
+                "elasticity": one.value,
+                "value": one.number.value,
+                "kind": one.number.kind,
+                "source": one.number.source,
+            }
+            for one in prediction.elasticities
+        ]
     return found
 
 
-def as_text(prediction: Prediction) -> str:
-    """A table: the step, where its time goes, how full memories are, what is assumed."""
+def as_text(prediction: Prediction, *, sensitivity: bool = False) -> str:
+    """A table: the step, where its time goes, how full memories are, what is assumed.
+
+    sensitivity: with the elasticity of the step to every number in it.
+    """
     asked, step = prediction.question, prediction.seconds_per_step
     lines = [
         f"{asked.model}, weights {asked.weights}, cache {asked.kv}, batch {asked.batch}, context "
@@ -96,7 +114,16 @@ def as_text(prediction: Prediction) -> str:
         share = fill.used_bytes / fill.capacity_bytes
         of = f"of {scaled(fill.capacity_bytes, 'B')}"
         lines.append(f"  {name:<24}{scaled(fill.used_bytes, 'B'):>14} {of:<14}{share:>9.1%}")
+    if sensitivity:
+        lines += ["", "  by how many per cent a step takes longer when a number grows by one"]
+        lines += [_elasticity_line(one) for one in prediction.elasticities]
     return "\n".join([*lines, *_assumed_lines(prediction)])
+
+
+def _elasticity_line(one: Elasticity) -> str:
+    unit = next((u for end, u in _UNITS.items() if end in one.name), "")
+    value = scaled(one.number.value, unit)
+    return f"  {one.name:<44} {one.value:>+7.3f}   {value:>14}  {one.number.kind}"
 
 
 def _range(prediction: Prediction) -> str:
