@@ -21,7 +21,7 @@ SECOND ?= $(shell for p in $(foreach v,3.13 3.14 3.12 3.11, \
 PRODUCTS := kernels/build.py $(wildcard kernels/*.cc kernels/*.h)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench setup lint types tests second chips-table lock clean
+.PHONY: demo test bench setup lint types tests second chips-table fidelity lock clean
 
 demo: setup
 	$(VENV)/bin/python -m experiments.run --config=experiments/configs/quickstart.py --workdir=demo
@@ -30,6 +30,12 @@ test: setup lint types tests second
 
 bench: setup
 	@$(VENV)/bin/python -m experiments.bench
+
+# Fits all stacks to published cases, leaves cases out, and writes docs/fidelity.*: ten minutes.
+fidelity: setup
+	$(VENV)/bin/python -m experiments.fit --leave_out=experiments/measured/folds.toml --out=docs/left_out.csv
+	$(VENV)/bin/python -m experiments.validate --out=docs/fidelity.csv --figure=docs/fidelity.png
+	$(VENV)/bin/python -m experiments.fidelity_table
 
 setup: $(VENV)/ready $(VENV)/products
 	@$(VENV)/bin/python -m models.named $(MODEL)

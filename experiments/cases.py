@@ -92,33 +92,56 @@ def place(case: Case) -> Placed:
     return Placed(case=case, system=system, terms=tuple(terms))
 
 
-def read_cases(path: Path | str) -> tuple[list[Case], dict[str, str]]:
-    """The rows of a case file, and why others cannot be read, by id.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a case file: a case, or why it is none."""
+
+    given: dict[str, str]
+    case: Case | None
+    why: str = ""
+
+
+def read_rows(path: Path | str) -> list[Row]:
+    """The rows of a case file, in their order. Columns beside those that are known are kept.
 
     Raises ExperimentError for a file that is not one.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            table = list(csv.DictReader(file, restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{path}: cannot be read ({error})") from error
-    missing = [name for name in FIELDS[:-1] if not rows or name not in rows[0]]
+    missing = [name for name in FIELDS[:-1] if not table or name not in table[0]]
     if missing:
         raise ExperimentError(
             f"{path}: no column {missing[0]!r}; a case file has {', '.join(FIELDS)}"
         )
-    cases, refused = [], {}
-    for number, row in enumerate(rows, start=2):
+    rows = []
+    for given in table:
+        row = {name: value for name, value in given.items() if name is not None}
         try:
-            cases.append(_case(row))
+            if len(row) < len(given):
+                raise ExperimentError("the row has more cells than the file has columns")
+            rows.append(Row(given=row, case=_case(row)))
         except (ExperimentError, ModelError, emu.EmuError, ValueError) as error:
-            refused[row["id"] or f"line {number}"] = str(error)
-    return cases, refused
+            rows.append(Row(given=row, case=None, why=str(error)))
+    return rows
+
+
+def read_cases(path: Path | str) -> list[Case]:
+    """The rows of a case file that are cases."""
+    return [row.case for row in read_rows(path) if row.case is not None]
 
 
 def _case(row: dict[str, str]) -> Case:
     def count(name: str) -> int | None:
-        return int(float(row[name])) if (row[name] or "").strip() else None
+        text = row[name].strip()
+        if not text:
+            return None
+        number = float(text)
+        if not (number >= 0 and number == int(number)):
+            raise ExperimentError(f"{name} is a whole number, not {text}")
+        return int(number)
 
     if row["metric"] not in METRICS:
         raise ExperimentError(f"metric {row['metric']!r} is none of {', '.join(METRICS)}")
@@ -131,9 +154,10 @@ def _case(row: dict[str, str]) -> Case:
     if context is None:
         raise ExperimentError("no context is given")
     # A mean over requests that end at the model's limit, or rounding, may lie a little above it.
-    context = min(context, architecture(row["model"]).config.max_context - 8)
+    model = row["model"].strip().lower()
+    context = min(context, architecture(model).config.max_context - 8)
     question = Question(
-        model=row["model"],
+        model=model,
         chip=row["chip"],
         weights=row["weights"],
         kv=row["kv"],
@@ -148,7 +172,9 @@ def _case(row: dict[str, str]) -> Case:
         tokens_per_step=kept,
         draft_tokens=None if kept == 1 else _drafts(kept),
     )
-    milliseconds = float(row["ms_per_token"]) if row["ms_per_token"] else float("nan")
+    milliseconds = float(row["ms_per_token"] or "nan")
+    if milliseconds <= 0:
+        raise ExperimentError(f"ms_per_token is above 0, not {row['ms_per_token']}")
     return Case(
         id=row["id"],
         question=question,

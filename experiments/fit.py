@@ -22,14 +22,15 @@ from absl import flags
 import emu
 from emu.calibrate import Measurement, Parameter, fit
 from emu.fitted import Fitted, fitted, for_chip, for_stack
-from experiments import cases, left_out, validate
+from experiments import cases, left_out
+from experiments.case_table import write_table
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.progress import progress
 from models.errors import ModelError
 
 CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "what to fit to")
-FOLDS = flags.DEFINE_string("leave_out", None, "folds to leave out one by one; writes no numbers")
+FOLDS = flags.DEFINE_string("leave_out", None, "a file of folds to leave out one by one, too")
 OUT = flags.DEFINE_string("out", None, "a table of the folds' predictions")
 
 _FILE = Path("emu/serving/fitted.toml")
@@ -77,7 +78,7 @@ class Clocked:
 
 def clocked(path: str) -> list[Clocked]:
     """The rows that can be done, traced and placed."""
-    found, _ = cases.read_cases(path)
+    found = cases.read_cases(path)
     done = []
     with progress(len(found), "placing", "row") as bar:
         for case in found:
@@ -106,10 +107,10 @@ def with_values(values: Sequence[Any]) -> list[Fitted]:
     ]
 
 
-def solve(rows: Sequence[Clocked], *, goes_on: bool = False) -> list[Fitted]:
+def solve(rows: Sequence[Clocked], start: Sequence[Fitted] | None = None) -> list[Fitted]:
     """The free numbers that fit these rows best; those that no row has stay at their priors.
 
-    goes_on: from the values that they have instead of from the priors.
+    start: numbers to begin from instead of the priors.
     """
     result = fit(
         [
@@ -122,7 +123,7 @@ def solve(rows: Sequence[Clocked], *, goes_on: bool = False) -> list[Fitted]:
             for one in free()
         ],
         [row.measurement for row in rows],
-        start=[_start(one, rows) for one in free()] if goes_on else None,
+        start=None if start is None else [_start(one, rows) for one in start],
     )
     return [
         dataclasses.replace(
@@ -158,28 +159,36 @@ def write(path: Path, numbers: Sequence[Fitted]) -> None:
 def main() -> None:
     """See the module."""
     rows = clocked(CASES.value)
-    if FOLDS.value is None:
-        numbers = solve(rows)
-        write(_FILE, [*numbers, *(one for one in fitted() if one not in free())])
-        for one in numbers:
-            print(f"{one.name:<28} {one.number.value:10.4g}  prior {one.prior:g}")
-        return
-    with Path(FOLDS.value).open("rb") as file:
+    numbers = solve(rows)
+    others = [one for one in fitted() if one not in free()]
+    if FOLDS.value is not None:
+        table = without_folds(rows, numbers, FOLDS.value)
+        others = [one for one in others if one.field != "log_error"] + log_errors(table)
+        if OUT.value:
+            write_table(Path(OUT.value), left_out.as_rows(table))
+        print("\n".join(left_out.report(table)))
+    write(_FILE, [*numbers, *others])
+    for one in numbers:
+        print(f"{one.name:<28} {one.number.value:10.4g}  prior {one.prior:g}")
+
+
+def without_folds(
+    rows: Sequence[Clocked], numbers: Sequence[Fitted], path: str
+) -> list[left_out.Prediction]:
+    """The cases of each fold of a file, predicted by numbers fitted without them."""
+    with Path(path).open("rb") as file:
         folds = [left_out.Fold(**fold) for fold in tomllib.load(file)["fold"]]
     table = []
     with progress(len(folds), "leaving out", "fold") as bar:
         for fold in folds:
             rest = [row for row in rows if row.placed.case.id not in fold.cases]
-            numbers = solve(rest, goes_on=True)
+            found = solve(rest, numbers)
             for row in rows:
                 if row.placed.case.id in fold.cases:
-                    system = row.with_numbers(numbers)
+                    system = row.with_numbers(found)
                     table.append(left_out.Prediction.of(row.placed, system, fold))
             bar.update()
-    if OUT.value:
-        validate.write(Path(OUT.value), left_out.as_rows(table))
-    write(_FILE, [*(one for one in fitted() if one.field != "log_error"), *log_errors(table)])
-    print("\n".join(left_out.report(table)))
+    return table
 
 
 def log_errors(table: Sequence[left_out.Prediction]) -> list[Fitted]:

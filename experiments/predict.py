@@ -4,8 +4,8 @@
 
 Only --model and --chip are needed. Chips and degrees that are left out are the smallest usual
 number that holds the model; `--stack=ideal` is what the hardware itself would allow. `--json`
-prints one object, `--sensitivity` tells which number would have to change, `--trace=FILE` writes the
-step for ui.perfetto.dev.
+prints one object, `--sensitivity` tells which number would have to change, and `--trace=FILE`
+writes the step for ui.perfetto.dev.
 """
 
 import gc

@@ -1,13 +1,12 @@
 """Predict every row of a case file: python -m experiments.validate --cases=FILE --out=FILE
 
-Adds predicted_ms, error (predicted ÷ measured − 1) and `why` for a row that cannot be done, which
-counts as 100 % error; prints the median, mean and p90 of absolute errors, by tier and by chip and
-stack. Nothing is looked up: each row is traced, placed and timed as `experiments.predict` does it.
+Adds predicted_ms with its 80 % range (low_ms, high_ms), error (predicted ÷ measured − 1) and `why`
+for a row that cannot be done, which counts as 100 % error; prints the median, mean and p90 of
+absolute errors, by tier and by chip and stack. Nothing is looked up: each row is traced, placed and
+timed as `experiments.predict` does it.
 """
 
-import csv
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from absl import flags
 import emu
 from experiments import cases
 from experiments.case_errors import summary
+from experiments.case_table import write_table
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.progress import progress
+from experiments.ranges import range_of
 from models.errors import ModelError
 
 CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "rows to predict")
@@ -27,43 +28,41 @@ FIGURE = flags.DEFINE_string("figure", None, "a PNG of predicted against measure
 
 
 def validate(path: Path | str) -> list[dict[str, str]]:
-    """All rows of a case file with predicted_ms, error and why."""
-    found, refused = cases.read_cases(path)
-    by_id = {case.id: case for case in found}
+    """All rows of a case file with predicted_ms, low_ms, high_ms, error and why."""
+    given = cases.read_rows(path)
     rows = []
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        given = list(csv.DictReader(file))
     with progress(len(given), "predicting", "row") as bar:
-        for number, row in enumerate(given, start=2):
-            name = row["id"] or f"line {number}"
-            rows.append(row | _answer(by_id.get(row["id"]), refused.get(name, "")))
+        for row in given:
+            rows.append(row.given | _answer(row))
             bar.update()
     return rows
 
 
-def _answer(case: cases.Case | None, why: str) -> dict[str, str]:
-    if case is not None:
+def _answer(row: cases.Row) -> dict[str, str]:
+    why = row.why
+    if row.case is not None:
         try:
-            seconds = cases.place(case).seconds()
-            error = seconds / case.measured_s - 1
-            known = "" if math.isnan(error) else f"{error:.4f}"
-            return {"predicted_ms": f"{seconds * 1e3:.4f}", "error": known, "why": ""}
+            return _predicted(row.case)
         except (emu.EmuError, ExperimentError, ModelError) as refused:
             why = str(refused)
-    return {"predicted_ms": "", "error": "1.0", "why": " ".join(why.split())}
+        except Exception as unexpected:
+            why = f"unexpected: {unexpected!r}"
+    nothing = {"predicted_ms": "", "low_ms": "", "high_ms": ""}
+    return nothing | {"error": "1.0", "why": " ".join(why.split())}
 
 
-def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """All or nothing."""
-    half = path.with_name(path.name + ".part")
-    try:
-        with half.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(half, path)
-    except OSError as error:
-        raise ExperimentError(f"{path}: cannot be written ({error})") from error
+def _predicted(case: cases.Case) -> dict[str, str]:
+    placed = cases.place(case)
+    found = range_of(placed.seconds, placed.system)
+    seconds = placed.seconds()
+    error = seconds / case.measured_s - 1
+    return {
+        "predicted_ms": f"{seconds * 1e3:.4f}",
+        "low_ms": f"{found.low_s * 1e3:.4f}",
+        "high_ms": f"{found.high_s * 1e3:.4f}",
+        "error": "" if math.isnan(error) else f"{error:.4f}",
+        "why": "",
+    }
 
 
 def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -82,6 +81,14 @@ def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
         for hollow in (False, True):
             mine = [r for r in done if r["stack"] == stack and (r["tier"] == "3") == hollow]
             colour = f"C{number % 10}"
+            axes.vlines(
+                [float(row["ms_per_token"]) for row in mine],
+                [float(row["low_ms"]) for row in mine],
+                [float(row["high_ms"]) for row in mine],
+                colors=colour,
+                linewidth=0.8,
+                alpha=0.6,
+            )
             axes.scatter(
                 [float(row["ms_per_token"]) for row in mine],
                 [float(row["predicted_ms"]) for row in mine],
@@ -97,7 +104,7 @@ def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     axes.set_xlabel("measured, ms per token")
     axes.set_ylabel("predicted, ms per token")
-    axes.set_title("Published decode latencies, and emu.predict (lines: equal, and 25 % off)")
+    axes.set_title("Published decode latencies, and emu.predict with 80 % ranges (lines: 25 % off)")
     axes.legend(fontsize=8, title="stack (hollow: tier 3, noisy)", title_fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -105,7 +112,7 @@ def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
 def main() -> None:
     """See the module."""
     rows = validate(CASES.value)
-    write(Path(OUT.value), rows)
+    write_table(Path(OUT.value), rows)
     if FIGURE.value:
         draw(Path(FIGURE.value), rows)
     print("\n".join(summary(rows)))

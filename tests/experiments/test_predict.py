@@ -251,3 +251,31 @@ def test_a_chip_of_ones_own_is_a_file() -> None:
     described = predicted(Question(**asked, chip="emu/catalogue/intel.toml"))
     given = predicted(Question(**asked, chip=emu.chip("gaudi-3"), stack=emu.stack("ideal")))
     assert described.seconds_per_step == given.seconds_per_step == named.seconds_per_step
+
+
+def test_sensitivities_say_which_number_would_have_to_change() -> None:
+    asked = Question(model="llama-3.2-1b", chip="a100-80gb", stack="gpt-fast", context=2000)
+    found = predicted(asked)
+    shown = as_json(found, sensitivity=True)["sensitivity"]
+    sizes = [abs(one["elasticity"]) for one in shown]
+    assert sizes == sorted(sizes, reverse=True)
+    by_name = {one["number"]: one["elasticity"] for one in shown}
+    # A step is bytes over bandwidth and launches: twice of both is half the time.
+    launches = by_name["chip/kernel_s"]
+    assert by_name["chip/hbm/bandwidth_bytes_per_s"] == pytest.approx(launches - 1, abs=0.02)
+    assert 0.0 < launches < 0.5
+    assert "sensitivity" not in as_json(found)
+    text = as_text(found, sensitivity=True)
+    assert "chip/hbm/bandwidth_bytes_per_s" in text
+    assert "by how many per cent" in text
+    assert "by how many per cent" not in as_text(found)
+
+
+def test_sensitivities_of_a_draft_are_of_the_whole_step() -> None:
+    asked = Question(
+        model="llama-3.1-8b", chip="h100", context=2000, tokens_per_step=2.0, draft_tokens=3,
+        draft_model="llama-3.2-1b",
+    )  # fmt: skip
+    found = predicted(asked)
+    by_name = {one.name: one.value for one in found.elasticities}
+    assert by_name["chip/hbm/bandwidth_bytes_per_s"] == pytest.approx(-1.0, abs=0.02)
