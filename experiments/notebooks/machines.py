@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -16,8 +18,8 @@
 #
 # Reads any number of workdirs, folders or buckets, into one table. `EMU_RESULTS` names them,
 # separated by spaces: `EMU_RESULTS="demo gs://bucket/cliff-h100 s3://bucket/cliff-v5e"`. Without it
-# the small results in `data/` are read, of one machine with a CPU. This file is the notebook as
-# text, to be read and compared; `jupytext --to ipynb machines.py` makes the other form.
+# the small results in `data/` are read, of one machine with a CPU. machines.py is the notebook as text,
+# to be read and compared; `jupytext --sync machines.py` brings both forms together.
 
 # %%
 import os

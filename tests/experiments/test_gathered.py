@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import jupytext
 import pytest
 
 from experiments.configs import seconds_saved as config
@@ -58,6 +59,16 @@ def test_the_notebook_opens_on_what_it_ships_with(
     assert shown.count("image/png") == 4  # the cliff, predictions, and two of sessions
     assert "off/on" in shown
     assert "AMD EPYC" in shown
+
+
+@pytest.mark.parametrize("name", ["machines", "results"])
+def test_both_forms_of_a_notebook_say_the_same(name: str) -> None:
+    forms = [jupytext.read(NOTEBOOKS / f"{name}.{ending}") for ending in ("py", "ipynb")]
+    text, notebook = (
+        [(cell.cell_type, cell.source.strip()) for cell in form.cells] for form in forms
+    )
+    assert text == notebook, f"jupytext --sync {name}.py"
+    assert not any(cell.get("outputs") for cell in forms[1].cells)
 
 
 def test_small_results_are_small_and_name_nobody() -> None:
