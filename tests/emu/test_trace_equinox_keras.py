@@ -1,4 +1,4 @@
-"""Functions written in Equinox and in Keras on JAX; counts are told by hand. About 10 seconds."""
+"""Functions written in Equinox and in Keras on JAX; counts are told by hand. About 20 seconds."""
 
 import equinox as eqx
 import jax
