@@ -22,7 +22,7 @@ from experiments.settings import as_dict
 from experiments.workloads.workload import workload
 
 NAME = "fleet"
-_SIMULATION = (
+SIMULATION = (
     "session_time", "serving/caches", "serving/capacity", "serving/levels", "serving/policy",
     "serving/simulation", "workloads/quantiles", "workloads/sampling", "workloads/traffic",
 )  # fmt: skip
@@ -118,7 +118,7 @@ def _asked(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 system,
                 key(
                     _CAPACITY,
-                    code(_SIMULATION),
+                    code(SIMULATION),
                     workload=of_class.workload,
                     simulated=of_class.simulated,
                     **level,

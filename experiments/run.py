@@ -28,6 +28,7 @@ from experiments import (
     quickstart,
     rows,
     seconds_saved,
+    traffic_served,
 )
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
@@ -58,6 +59,9 @@ EXPERIMENTS = {
         settings=decode_latency.Settings, run=decode_latency.run, report=decode_latency.report
     ),
     fleet.NAME: Experiment(settings=fleet.Settings, run=fleet.run, report=fleet.report),
+    traffic_served.NAME: Experiment(
+        settings=traffic_served.Settings, run=traffic_served.run, report=traffic_served.report
+    ),
     seconds_saved.NAME: Experiment(
         settings=seconds_saved.Settings, run=seconds_saved.run, report=seconds_saved.report
     ),

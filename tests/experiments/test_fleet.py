@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import emu.report
-from experiments import facts, fleet, seconds_saved
+from experiments import facts, fleet, seconds_saved, traffic_served
 from experiments.costs import Costs
 from experiments.deployment import Hardware, Served
 from experiments.errors import ExperimentError
@@ -149,3 +149,28 @@ def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
 def test_settings_are_checked(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
         dataclasses.replace(SETTINGS, **fields)  # type: ignore[arg-type]
+
+
+def test_a_trace_is_replayed_on_each_system(tmp_path: Path) -> None:
+    settings = traffic_served.Settings(
+        model=MODEL,
+        systems={"h100": H100, "groq": GROQ},
+        workload="",
+        trace="experiments/workloads/synthetic_code.csv",
+        sessions=0,
+        sessions_per_s=1.0,
+        window_tokens=SETTINGS.window_tokens,
+        seed=0,
+        service=Service(),
+        policy=Policy(),
+    )
+    with ResultsFile(tmp_path) as results:
+        keys = traffic_served.run(settings, results)
+        report = traffic_served.report(settings, [results[key] for key in keys])
+        found = [results[key]["measured"]["met"] for key in keys[2:]]
+        assert traffic_served.run(settings, results) == keys
+    assert [one["calls"] for one in found] == [1000, 1000]
+    assert all(one["places"]["new"] == 1000 for one in found)
+    assert "1,000 calls" in report.tables[0].title
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        traffic_served.traffic(dataclasses.replace(settings, trace="no.csv"))

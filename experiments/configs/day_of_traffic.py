@@ -1,0 +1,34 @@
+"""What do a day's users of a coding agent meet on one instance of each system?
+
+    python -m experiments.run --config=experiments/configs/day_of_traffic.py --workdir=DIR
+
+1,340 sessions that start within a day, some 100,000 calls of the model, simulated event by event;
+`--config.trace=FILE` replays a trace instead (experiments/workloads/traces.py has the formats). A
+few seconds for each system on 2 cores, after a minute of predicting step times. Expect the systems
+with little room for caches to find fewer prefixes where they were left.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import seconds_saved
+
+
+def get_config() -> ConfigDict:
+    """The config; every field may be overridden."""
+    config = ConfigDict()
+    config.experiment = "traffic"
+    config.model = ConfigDict({"model": "gpt-oss-120b", "weights": "mxfp4-moe", "kv": "fp8"})
+    config.systems = seconds_saved.systems()
+    config.workload = "agentic"
+    config.trace = ""  # a file to replay instead
+    config.sessions = 1340
+    config.sessions_per_s = 1340 / 86_400
+    config.window_tokens = 131_000
+    config.seed = 0
+    config.service = seconds_saved.service()
+    config.policy = ConfigDict()
+    config.policy.most_together = 256
+    config.policy.most_waiting = 0
+    config.policy.whole_prompts = False
+    config.policy.host_bytes = 2e12
+    return config
