@@ -34,7 +34,7 @@ FOLDS = flags.DEFINE_string("leave_out", None, "a file of folds to leave out one
 OUT = flags.DEFINE_string("out", None, "a table of the folds' predictions")
 
 _FILE = Path("emu/serving/fitted.toml")
-_NOISY = 0.2  # what a row of tier 3 counts for
+_NOISY = 0.1  # what a row of tier 3 counts for
 _OFF = 0.05  # logarithmic error of a row that counts as much as a number one spread from its prior
 
 

@@ -81,8 +81,8 @@ def ends(table: Sequence[Prediction], one: Prediction) -> tuple[float, float]:
     others = [other for other in table if other.fold.name != one.fold.name]
     left = log_error(others, one.case.row["stack"])
     return (
-        one.seconds * math.exp(-math.hypot(left, one.faster)),
-        one.seconds * math.exp(math.hypot(left, one.slower)),
+        one.seconds * math.exp(-max(left, one.faster)),
+        one.seconds * math.exp(max(left, one.slower)),
     )
 
 

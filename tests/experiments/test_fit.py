@@ -64,10 +64,10 @@ def test_a_left_out_range_is_made_without_its_fold():
     low, high = ends(table, table[-1])  # the others are all off by a tenth
     assert (math.log(low), math.log(high)) == pytest.approx((4.9, 5.1))
     low, high = ends(table, table[0])
-    assert math.log(high) > 0.2  # the last is one of the others
-    with_numbers = predictions([0.3] * 6, faster=0.4)
+    assert math.log(high) > 0.2 - 1e-9  # the last is one of the others
+    with_numbers = predictions([0.3] * 6, faster=0.4)  # by what numbers do it may be off more
     low, high = ends(with_numbers, with_numbers[0])
-    assert (math.log(low), math.log(high)) == pytest.approx((-0.2, 0.8))
+    assert (math.log(low), math.log(high)) == pytest.approx((-0.1, 0.7))
 
 
 def test_few_cases_are_judged_with_those_of_all_stacks():
