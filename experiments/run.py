@@ -30,6 +30,7 @@ from experiments import (
     seconds_saved,
     traffic_served,
 )
+from experiments.design import pareto_coding, residency_map, what_would_it_take
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.results import Results, Row
@@ -64,6 +65,17 @@ EXPERIMENTS = {
     ),
     seconds_saved.NAME: Experiment(
         settings=seconds_saved.Settings, run=seconds_saved.run, report=seconds_saved.report
+    ),
+    pareto_coding.NAME: Experiment(
+        settings=pareto_coding.Settings, run=pareto_coding.run, report=pareto_coding.report
+    ),
+    residency_map.NAME: Experiment(
+        settings=residency_map.Settings, run=residency_map.run, report=residency_map.report
+    ),
+    what_would_it_take.NAME: Experiment(
+        settings=what_would_it_take.Settings,
+        run=what_would_it_take.run,
+        report=what_would_it_take.report,
     ),
     "quickstart": Experiment(
         settings=quickstart.Settings, run=quickstart.run, report=quickstart.report

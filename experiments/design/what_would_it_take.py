@@ -1,0 +1,177 @@
+"""The cheapest chip that decodes so many tokens a second for one user.
+
+Inverse design (`emu.design.solve`) over a few numbers of a chip that keeps all weights on it. What
+a number costs is assumed: so many dollars a chip at its reference, and in proportion to it (power
+1) or to its inverse (power -1, for latencies).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import emu
+from emu.design import Target, numbers_of, solve
+from emu.report import Figure, Panel, Report, Series, Table
+from experiments.deployment import Served
+from experiments.design.stepped import decode_grid, rows_of
+from experiments.errors import ExperimentError
+from experiments.results import Results, Row
+
+NAME = "what_would_it_take"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Free:
+    """One number that may change, and what it costs on each chip (assumed)."""
+
+    number: str  # as emu.design.numbers_of names it
+    low: float
+    high: float
+    reference: float
+    usd: float  # at the reference
+    power: float  # of value / reference, by which the cost grows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to ask; the config file says what each field means."""
+
+    models: dict[str, Served]
+    chip: str
+    chips: int
+    tensor: int
+    pipeline: int
+    stack: str
+    batch: int
+    context: int
+    tokens_per_s: tuple[float, ...]
+    free: dict[str, Free]
+    fixed_usd: float  # of a chip, whatever its numbers
+
+    def __post_init__(self) -> None:
+        if not self.models or not self.free or not self.tokens_per_s:
+            raise ExperimentError("models, free and tokens_per_s each need one entry at least")
+
+
+def run(settings: Settings, results: Results) -> tuple[str, ...]:
+    """A row for each model and speed."""
+    everything = dataclasses.asdict(settings)
+    fixed = {n: everything[n] for n in everything if n not in ("models", "tokens_per_s")}
+    asked = [
+        {"model": served, "tokens_per_s": speed, **fixed}
+        for served in settings.models.values()
+        for speed in settings.tokens_per_s
+    ]
+    return rows_of(NAME, asked, settings, lambda one: _solved(settings, one), results)
+
+
+def cost_usd(settings: Settings, system: emu.System) -> Any:
+    """Of all chips; traced by JAX."""
+    numbers = dict(numbers_of(system))
+    each = settings.fixed_usd
+    for one in settings.free.values():
+        each = each + one.usd * (numbers[one.number] / one.reference) ** one.power
+    return system.chips * each
+
+
+def _solved(settings: Settings, one: Mapping[str, Any]) -> dict[str, Any]:
+    served, speed = one["model"], one["tokens_per_s"]
+    system = emu.System(
+        emu.chip(settings.chip),
+        chips=settings.chips,
+        tensor=settings.tensor,
+        pipeline=settings.pipeline,
+        stack=emu.stack(settings.stack),
+    )
+    grid = decode_grid(served, (settings.batch,), (settings.context,))
+    work = grid.work(batch=settings.batch, context=settings.context)
+    found = solve(
+        Target(work=work, system=system, rules="on-chip", seconds=1.0 / speed),
+        [free.number for free in settings.free.values()],
+        {free.number: (free.low, free.high) for free in settings.free.values()},
+        lambda of: cost_usd(settings, of),
+    )
+    return {
+        "tokens_per_s": 1.0 / found.seconds,
+        "usd": found.cost,
+        "numbers": found.numbers,
+        "fill": found.fill,
+        "start": found.start,
+        "elasticities": {e.name: e.value for e in found.elasticities[:12]},
+        "path": found.path.to_dict("list"),
+        "as_it_is_s": float(
+            emu.predict(work, system, emu.place(work, system, "on-chip", True)).seconds
+        ),
+    }
+
+
+def report(settings: Settings, rows: Sequence[Row]) -> Report:
+    """What each speed takes, and what it costs."""
+    asked = [(m, s) for m in settings.models.values() for s in settings.tokens_per_s]
+    answers, lines, paths = [], [], []
+    for (served, speed), row in zip(asked, rows, strict=True):
+        of = row["measured"]
+        if "refused" in of:
+            why = of["refused"].removeprefix("design: ")
+            answers.append(
+                f"{served.model} at {speed:,.0f} tokens/s: not within the bounds ({why})"
+            )
+            lines.append((served.model, f"{speed:,.0f}", "-", *("-" for _ in settings.free), "-"))
+            continue
+        strongest = ", ".join(f"{n} {v:+.2f}" for n, v in list(of["elasticities"].items())[:3])
+        answers.append(
+            f"{served.model} at {of['tokens_per_s']:,.0f} tokens/s: {of['usd']:,.0f} USD of chips; "
+            f"as {settings.chip} is, {1 / of['as_it_is_s']:,.0f} tokens/s."
+        )
+        lines.append(
+            (
+                served.model,
+                f"{of['tokens_per_s']:,.0f}",
+                f"{of['usd']:,.0f}",
+                *(f"{of['numbers'][free.number]:.4g}" for free in settings.free.values()),
+                strongest,
+            )
+        )
+        costs = of["path"]["cost"]
+        paths.append(
+            Series(
+                label=f"{served.model}, {speed:,.0f}/s",
+                x=tuple(range(1, len(costs) + 1)),
+                y=tuple(costs),
+            )
+        )
+    names = tuple(settings.free)
+    return Report(
+        title="What would it take?",
+        answer=(
+            *answers,
+            f"{settings.chips} chips like {settings.chip} (tensor {settings.tensor}, pipeline "
+            f"{settings.pipeline}), batch {settings.batch}, {settings.context:,} tokens. "
+            "What numbers cost is assumed: --config.free.….usd.",
+        ),
+        figures=(
+            Figure(
+                name="what_would_it_take",
+                title="Cost of the chips, round by round of the search",
+                panels=(
+                    Panel(
+                        title="the start that won",
+                        x_label="round",
+                        y_label="USD",
+                        series=tuple(paths),
+                        log_y=True,
+                    ),
+                ),
+            ),
+        )
+        if paths
+        else (),
+        tables=(
+            Table(
+                title="The cheapest chips",
+                columns=("model", "tokens/s per user", "USD", *names, "strongest elasticities"),
+                rows=tuple(lines),
+                note="Elasticity: by how many per cent the step grows when the number does by one.",
+            ),
+        ),
+    )
