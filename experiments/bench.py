@@ -14,7 +14,7 @@ from absl import flags
 import emu
 import kernels
 from experiments import provenance
-from experiments.benchmarks import decoding, llamacpp, precision, residency, tracing
+from experiments.benchmarks import decoding, design, llamacpp, precision, residency, tracing
 from experiments.benchmarks.contest import Outcome, contest
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
@@ -89,6 +89,12 @@ def tracing_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
     yield from tracing.rows()
 
 
+def design_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+    """Points of a design space a second, and a hundred million of them on disk."""
+    yield from design.rows()
+    yield from design.large()
+
+
 def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | None = None) -> Row:
     """One row: tokens per second, or bytes per second where a size is given."""
     per_call, unit = (size / 1e9, "GB/s") if size else (1.0, "tokens/s")
@@ -117,6 +123,7 @@ GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
     "residency": residency_rows,
     "precision": precision_rows,
     "tracing": tracing_rows,
+    "design": design_rows,
 }
 
 

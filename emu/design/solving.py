@@ -110,7 +110,7 @@ def solve(
     found, path = problem.minimised(positions)
     answers = []
     for i, name in enumerate(names):
-        numbers = problem.back_inside(problem.values(found[i]), best)
+        numbers = problem.tightened(problem.back_inside(problem.values(found[i]), best))
         answers.append((float(cost(with_numbers(target.system, numbers))), i, name, numbers))
     price, i, name, numbers = min(answers, key=lambda answer: answer[:2])
     system = with_numbers(target.system, numbers)
@@ -236,6 +236,27 @@ class _Problem:
             else:
                 low = middle
         return _between(numbers, best, high)
+
+    def tightened(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Numbers that meet everything, each as cheap as it still does with the others as they are:
+        no capacity is left that nothing needs.
+        """
+        for name, low, width in zip(self.free, self.low, self.width, strict=True):
+            ends = [numbers | {name: math.exp(low + share * width)} for share in (0.0, 1.0)]
+            price = [float(self.cost(with_numbers(self.target.system, end))) for end in ends]
+            cheap = ends[int(price[1] < price[0])]
+            if self._meets(cheap):
+                numbers = cheap
+                continue
+            dear, cheaper = 0.0, 1.0
+            for _ in range(40):
+                middle = 0.5 * (dear + cheaper)
+                if self._meets(_between(numbers, cheap, middle)):
+                    dear = middle
+                else:
+                    cheaper = middle
+            numbers = _between(numbers, cheap, dear)
+        return numbers
 
     def _meets(self, numbers: Mapping[str, float]) -> bool:
         system = with_numbers(self.target.system, numbers)

@@ -68,7 +68,7 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
 
 def _front_of(one: Mapping[str, Any]) -> dict[str, Any]:
     served, chip = one["served"], emu.chip(one["chip"])
-    systems = list(dict.fromkeys(_systems(one, chip)))
+    systems = list({label(system): system for system in _systems(one, chip)}.values())
     if not systems:
         raise emu.EmuError(f"{served.model}: no usual split of {chip.name} holds it")
     works = decode_grid(served, tuple(one["batch"]), (one["context"],))

@@ -1,0 +1,88 @@
+"""The design space's configs, run as a person would, at a size that a test can wait for."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from experiments.configs import pareto_coding, residency_map, what_would_it_take
+from experiments.design.pareto_coding import front
+from experiments.run import chosen
+from experiments.workdir import open_results
+
+
+def small(config, **fields):
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def run(config, folder):
+    """Runs a config; its report, and how many rows there are."""
+    experiment, settings = chosen(config)
+    with open_results(str(folder)) as results:
+        keys = experiment.run(settings, results)
+        return experiment.report(settings, [results[key] for key in keys]), len(results.rows)
+
+
+def residency(**fields):
+    config = residency_map.get_config()
+    config.served.model = "llama-3.2-1b"
+    return small(
+        config,
+        capacity_gb=(0.01, 4.0),
+        bandwidth_tb_per_s=(1.0, 3.0, 10.0),
+        lines_ms=(0.6, 1.0),
+        **fields,
+    )
+
+
+def test_the_map_of_residency(tmp_path):
+    report, rows = run(residency(), tmp_path)
+    assert rows == 2
+    near, far = (list(map(float, line[1:])) for line in reversed(report.tables[0].rows))
+    assert far == sorted(far, reverse=True)
+    assert len(set(near)) == 1  # all on chip: off-chip bandwidth does not matter
+    assert near[0] < far[-1]
+    labels = [series.label for series in report.figures[0].panels[0].series]
+    assert "Nvidia" in labels
+    _, again = run(residency(), tmp_path)
+    assert again == 2  # nothing is predicted twice
+
+
+def test_what_it_would_take(tmp_path):
+    config = what_would_it_take.get_config()
+    config.models.gpt_oss = {"model": "llama-3.2-1b", "weights": "fp8", "kv": "fp8"}
+    config = small(config, chips=16, pipeline=2, context=500, tokens_per_s=(2000.0, 1e9))
+    report, _ = run(config, tmp_path)
+    met, missed = report.tables[0].rows
+    assert float(met[1].replace(",", "")) == pytest.approx(2000, rel=0.01)
+    assert missed[1:3] == ("1,000,000,000", "-")
+    assert "within these bounds a step takes" in report.answer[1]
+    of = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["measured"]
+    assert of["fill"]["sram"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_fronts_over_batch_and_split(tmp_path):
+    config = pareto_coding.get_config()
+    del config.models.llama, config.models.qwen
+    config.models.gpt_oss = {"model": "llama-3.2-1b", "weights": "fp8", "kv": "fp8"}
+    config = small(config, chips=("h100", "wse-3"), batch=(1, 16), context=500)
+    report, _ = run(config, tmp_path)
+    for line in (tmp_path / "results.jsonl").read_text().splitlines():
+        points = pd.DataFrame(json.loads(line)["measured"]["points"])
+        users, chips = points["tokens_per_s_per_user"], points["tokens_per_s_per_chip"]
+        assert users.is_monotonic_decreasing
+        assert chips.is_monotonic_increasing
+        assert len(points) >= 2
+    assert "fastest for one user on" in report.answer[0]
+    assert [panel.y_label for panel in report.figures[0].panels] == [
+        "tokens/s per chip",
+        "tokens per joule",
+    ]
+
+
+def test_a_front_keeps_what_nothing_beats():
+    table = pd.DataFrame({"a": [1, 2, 3, 3, 2], "b": [5, 5, 1, 2, 3]})
+    kept = front(table, "a", "b")
+    assert kept.values.tolist() == [[3, 2], [2, 5]]
