@@ -69,14 +69,20 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
 def _front_of(one: Mapping[str, Any]) -> dict[str, Any]:
     served, chip = one["served"], emu.chip(one["chip"])
     systems = list({label(system): system for system in _systems(one, chip)}.values())
-    if not systems:
-        raise emu.EmuError(f"{served.model}: no usual split of {chip.name} holds it")
     works = decode_grid(served, tuple(one["batch"]), (one["context"],))
     rules = rules_of(None, chip)
-    table = sweep(works, systems, {"usual": rules}, progress=False)
-    assert isinstance(table, pd.DataFrame)
-    table = table[table["fits"]]
-    best = front(table)
+    tables, refused = [], f"{served.model}: no usual split of {chip.name} holds it"
+    for system in systems:
+        try:
+            table = sweep(works, [system], {"usual": rules}, progress=False)
+        except emu.EmuError as error:  # a group that no link joins
+            refused = str(error)
+            continue
+        assert isinstance(table, pd.DataFrame)
+        tables.append(table[table["fits"]].astype({"system": str}))
+    if not any(map(len, tables)):
+        raise emu.EmuError(refused)
+    best = front(pd.concat(tables, ignore_index=True))
     return {
         "points": best[
             [

@@ -53,6 +53,7 @@ def test_the_map_of_residency(tmp_path):
 def test_what_it_would_take(tmp_path):
     config = what_would_it_take.get_config()
     config.models.gpt_oss = {"model": "llama-3.2-1b", "weights": "fp8", "kv": "fp8"}
+    config.free.capacity.low = 1e7
     config = small(config, chips=16, pipeline=2, context=500, tokens_per_s=(2000.0, 1e9))
     report, _ = run(config, tmp_path)
     met, missed = report.tables[0].rows
