@@ -48,14 +48,14 @@ types: setup
 	$(VENV)/bin/mypy
 
 tests: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 ifeq ($(SECOND),)
 second: setup
 	@echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
 else
 second: $(SECOND_VENV)/ready $(SECOND_VENV)/products
-	$(SECOND_VENV)/bin/python -m pytest -m newest
+	$(SECOND_VENV)/bin/python -m pytest -n auto --dist loadfile -m newest
 endif
 
 %/ready: requirements.lock pyproject.toml

@@ -118,7 +118,7 @@ def front(
 ) -> pd.DataFrame:
     """The rows of which no other is better in both columns, the fastest for a user first."""
     ordered = table.sort_values([x, y], ascending=False, kind="stable")
-    best = ordered[y].cummax().shift(fill_value=-np.inf)
+    best = ordered[y].astype(float).cummax().shift(fill_value=-np.inf)
     return ordered[ordered[y] > best]
 
 
