@@ -11,12 +11,26 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def example(number):
+    """The README's Python blocks, run as a reader would."""
+    code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[number]
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_sweep_runs():
+    found = example(1).stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", found, flags=re.MULTILINE))
+    assert sum(map(int, counts.values())) == 80_000
+    assert int(counts["overhead"]) > 0
+    assert int(counts["weights"]) > 0
+
+
+def test_the_example_runs():
+    done = example(0)
     assert re.search(r"layers/\*/kernel x2 +(llc|l2)", done.stdout)
     assert re.search(r"layers/\*/kernel x6 +(dram|hbm)", done.stdout)
     assert re.search(r"\d+ copies of the off-chip weights take turns", done.stdout)

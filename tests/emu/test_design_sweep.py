@@ -51,6 +51,7 @@ SYSTEMS = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_points_are_those_of_predict(name):
     _check_system(name)
