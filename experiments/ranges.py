@@ -8,10 +8,10 @@ do to the time add in quadrature, slower and faster ones apart:
     high = t · exp(√ Σ ln²(t_i / t)),  over the ends that make it slower; low alike.
 
 That is the first-order propagation in logarithms where the time is smooth, and does not need it to
-be. What the model leaves out shows in cases that were left out of the stack's fit: eight of ten were
-off by less than `Stack.log_error`. They were off for the numbers' sake too, so that the two are not
-added: the larger is the range. With `ideal` what the model leaves out is not covered, nor are numbers
-without a range: vendors' figures are taken at their word.
+be. What the model leaves out shows in cases that were left out of the stack's fit: eight of ten
+were off by less than `Stack.log_error`. They were off for the numbers' sake too, so that the two
+are not added: the larger is the range. With `ideal` what the model leaves out is not covered, nor
+are numbers without a range: vendors' figures are taken at their word.
 """
 
 import dataclasses
