@@ -1,0 +1,238 @@
+"""Decode steps of a decoder's layers in one Pallas kernel, for TPUs: weights that stay in VMEM.
+
+A TPU's on-chip memory is a scratchpad, not a cache: between two programs nothing stays in it. So
+several steps are one program. The first `resident` layers' matrices are copied into VMEM once, at
+the first step, and each later step reads them there; the other layers' are streamed from HBM at
+each step, block by block, one block being copied while the one before is multiplied
+(`pltpu.emit_pipeline`). What is computed is the layer of the Llama family: RMSNorm, grouped-query
+attention with RoPE over a KV cache, a gated MLP; one sequence, one token a step.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+BLOCK_BYTES = 2**21  # of a streamed block, at the most; two of a matrix are in VMEM at a time
+REST_BYTES = 2**24  # of VMEM for all but the resident layers: what a kernel has if nothing is said
+LANES = 128
+
+
+class Layers(NamedTuple):
+    """Weights of all layers, stacked; kernels [layers, out, in], norms [layers, width]."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    o: jax.Array
+    gate: jax.Array
+    up: jax.Array
+    down: jax.Array
+    attention_norm: jax.Array
+    mlp_norm: jax.Array
+
+    @property
+    def matrices(self) -> tuple[jax.Array, ...]:
+        """The kernels, in the order of `MATRICES`."""
+        return self[: len(MATRICES)]
+
+
+def resident_bytes(layers: Layers, resident: int) -> int:
+    """What the resident layers' matrices take of VMEM, where arrays are in whole tiles."""
+    return resident * sum(
+        _tiled_bytes(m.shape[1], m.shape[2], m.dtype.itemsize) for m in layers.matrices
+    )
+
+
+def _tiled_bytes(rows: int, columns: int, itemsize: int) -> int:
+    """A tile is 8 rows of 128 lanes of 32 bits; narrower numbers have more rows."""
+    tall = 8 * 4 // itemsize
+    return -(-rows // tall) * tall * -(-columns // LANES) * LANES * itemsize
+
+
+def decode_layers(
+    layers: Layers,
+    keys: jax.Array,
+    values: jax.Array,
+    hidden: jax.Array,
+    angles: jax.Array,
+    position: jax.Array,
+    *,
+    resident: int,
+    epsilon: float,
+    interpret: Any = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Steps one after the other, each through all layers.
+
+    Args:
+      layers: weights in float32 or bfloat16, norms in float32.
+      keys, values: float32 [layers, kv_heads, slots, head_width], the cache, updated in place.
+      hidden: float32 [steps, width], what goes in at each step.
+      angles: float32 [2, steps, head_width], cosines and sines of the steps' positions, each for
+        both halves of a head.
+      position: int32 [1], tokens in the cache before the first step; with all steps at most slots.
+      resident: how many layers, the first ones, stay in VMEM. The TPU's compiler refuses more than
+        there is room for; `REST_BYTES` are left for all else, the cache twice among it.
+      epsilon: of the norms.
+      interpret: `pltpu.InterpretParams()` to run it without a TPU.
+
+    Returns:
+      float32 [steps, width], what comes out of the last layer at each step; the keys; the values.
+    """
+    count, kv_heads, _, head_width = keys.shape
+    steps, width = hidden.shape
+    if not 0 <= resident <= count:
+        raise ValueError(f"decode_layers: resident must be 0 to {count} layers, not {resident}")
+    vmem, hbm = pl.BlockSpec(memory_space=pltpu.VMEM), pl.BlockSpec(memory_space=pltpu.HBM)
+    held = [
+        # Without a resident layer, next to nothing: a scratch cannot be empty.
+        pltpu.VMEM((resident, *m.shape[1:]) if resident else (1, 8, LANES), m.dtype)
+        for m in layers.matrices
+    ]
+    outs = [pltpu.VMEM((1, m.shape[1]), jnp.float32) for m in layers.matrices]
+    kernel = functools.partial(
+        _steps, resident=resident, epsilon=epsilon, kv_heads=kv_heads, head_width=head_width
+    )
+    number = len(MATRICES)
+    out, keys, values = pl.pallas_call(
+        kernel,
+        grid=(steps,),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[vmem] * 4, vmem, vmem, *[hbm] * number],
+        out_specs=[vmem, vmem, vmem],
+        out_shape=[
+            jax.ShapeDtypeStruct((steps, width), jnp.float32),
+            jax.ShapeDtypeStruct(keys.shape, keys.dtype),
+            jax.ShapeDtypeStruct(values.shape, values.dtype),
+        ],
+        scratch_shapes=[held, outs],
+        input_output_aliases={5: 1, 6: 2},
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary",),  # one step after the other
+            vmem_limit_bytes=resident_bytes(layers, resident) + REST_BYTES,
+        ),
+        interpret=interpret,
+        name="persistent_decode_layers",
+    )(
+        position,
+        hidden,
+        angles,
+        layers.attention_norm,
+        layers.mlp_norm,
+        keys,
+        values,
+        *layers.matrices,
+    )
+    return out, keys, values
+
+
+def _steps(
+    position, hidden, angles, attention_norm, mlp_norm, keys_in, values_in, *refs,
+    resident, epsilon, kv_heads, head_width,
+):  # fmt: skip
+    """One step, at its place in the grid; refs: matrices, out, keys, values, held, outs."""
+    number = len(MATRICES)
+    far = dict(zip(MATRICES, refs[:number], strict=True))
+    out, keys, values, held, outs = refs[number:]
+    near, results = (dict(zip(MATRICES, r, strict=True)) for r in (held, outs))
+    step = pl.program_id(0)
+
+    @pl.when(step == 0)
+    def _begin():
+        keys[...] = keys_in[...]
+        values[...] = values_in[...]
+        if resident:
+            for name in MATRICES:
+                pltpu.sync_copy(far[name].at[pl.ds(0, resident)], near[name])
+
+    def product(name, layer, x):
+        if layer < resident:
+            return _product(x, near[name][layer])
+        _streamed(far[name].at[layer], x, results[name])
+        return results[name][...]
+
+    here = position[0] + step
+    cosine, sine = angles[0, pl.ds(step, 1), :], angles[1, pl.ds(step, 1), :]
+    x = hidden[pl.ds(step, 1), :]
+    for layer in range(keys.shape[0]):
+        y = _normed(x, attention_norm[pl.ds(layer, 1), :], epsilon)
+        q, k, v = (product(name, layer, y) for name in ("q", "k", "v"))
+        mixed = []
+        for head in range(kv_heads):
+            one = slice(head * head_width, (head + 1) * head_width)
+            keys[layer, head, pl.ds(here, 1), :] = _turned(k[:, one], cosine, sine)
+            values[layer, head, pl.ds(here, 1), :] = v[:, one]
+            group = q.shape[1] // head_width // kv_heads
+            for query in range(head * group, (head + 1) * group):
+                asked = _turned(q[:, query * head_width : (query + 1) * head_width], cosine, sine)
+                mixed.append(_attended(asked, keys[layer, head], values[layer, head], here))
+        x = x + product("o", layer, jnp.concatenate(mixed, axis=1))
+        y = _normed(x, mlp_norm[pl.ds(layer, 1), :], epsilon)
+        gate, up = product("gate", layer, y), product("up", layer, y)
+        x = x + product("down", layer, gate * jax.nn.sigmoid(gate) * up)
+    out[pl.ds(step, 1), :] = x
+
+
+def _streamed(matrix: Any, x: jax.Array, result: Any) -> None:
+    """result [1, out] = x [1, in] times a matrix [out, in] in HBM, block by block."""
+    rows, columns = matrix.shape
+    block = _block(rows, columns * matrix.dtype.itemsize)
+
+    def multiply(part: Any, out: Any) -> None:
+        out[...] = _product(x, part[...])
+
+    pltpu.emit_pipeline(
+        multiply,
+        grid=(rows // block,),
+        in_specs=[pl.BlockSpec((block, columns), lambda i: (i, 0))],
+        out_specs=[pl.BlockSpec((1, block), lambda i: (0, i))],
+    )(matrix, result)
+
+
+def _block(rows: int, row_bytes: int) -> int:
+    """Rows of a streamed block: a divisor of all, in whole lanes, of at most `BLOCK_BYTES`."""
+    fitting = [
+        n for n in range(LANES, rows, LANES) if rows % n == 0 and n * row_bytes <= BLOCK_BYTES
+    ]
+    return max(fitting, default=rows)
+
+
+def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(
+        x,
+        matrix.astype(jnp.float32),
+        (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _normed(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
+
+
+def _turned(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+    """RoPE of one head [1, head_width]: halves change places, the first with its sign."""
+    half = x.shape[1] // 2
+    swapped = jnp.concatenate([-x[:, half:], x[:, :half]], axis=1)
+    return x * cosine + swapped * sine
+
+
+def _attended(q: jax.Array, keys: jax.Array, values: jax.Array, last: jax.Array) -> jax.Array:
+    """Softmax attention of one head over slots up to `last`: [1, head_width]."""
+    scores = _product(q, keys) / math.sqrt(q.shape[1])
+    slots = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+    scores = jnp.where(slots <= last, scores, -jnp.inf)
+    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    shares = shares / jnp.sum(shares, axis=-1, keepdims=True)
+    return jax.lax.dot_general(
+        shares,
+        values,
+        (((1,), (0,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
