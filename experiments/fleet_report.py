@@ -305,6 +305,7 @@ def _curve(fleet: Fleet, plans: Mapping[str, Plans]) -> Figure:
                 label=name,
                 x=tuple(100 * share for share in moved),
                 y=tuple(fleet.saved_s(made, slow) for made in moved.values()),
+                style="points",  # the next plan may move another class
             )
         )
     return Figure(

@@ -121,7 +121,17 @@ def _answer(settings: "Settings", found: Mapping[tuple[str, str], Request]) -> l
             f"({figures(low)} to {figures(high)}) on {fastest}, the fastest; the mean one, which "
             f"tools dominate, {figures(base.total.mean())} and {figures(best.total.mean())} s."
         )
-    return [*lines, MODEL_NOTE]
+    return [*lines, *_drafting(settings), MODEL_NOTE]
+
+
+def _drafting(settings: "Settings") -> tuple[str, ...]:
+    of = settings.service
+    if not of.drafted:
+        return ()
+    return (
+        f"Every system drafts {of.drafted} tokens a step, {of.draft_share:g} of a step each, and "
+        f"keeps {of.kept_per_step:g}, its own among them.",
+    )
 
 
 def _requests(

@@ -138,6 +138,38 @@ def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
         seconds_saved.report(wrong, [results[key] for key in seconds_saved.run(wrong, results)])
 
 
+def test_drafts_shorten_decoding_alone_and_the_report_says_that_they_are_there(
+    tmp_path: Path,
+) -> None:
+    plain = seconds_saved.Settings(
+        workload="agentic",
+        models={"small": MODEL},
+        systems={"h100": H100},
+        baseline="h100",
+        window_tokens=WINDOW,
+        sessions=10,
+        seed=0,
+        service=Service(),
+        assumed={"same_tools": 0.9},
+    )
+    drafting = dataclasses.replace(plain, service=Service(drafted=3, kept_per_step=2.82))
+    rows, said = [], []
+    with ResultsFile(tmp_path) as results:
+        for settings in (plain, drafting):
+            keys = seconds_saved.run(settings, results)
+            report = seconds_saved.report(settings, [results[key] for key in keys])
+            table = report.tables[0]
+            rows.append(dict(zip(table.columns, table.rows[1], strict=True)))
+            said.append(" ".join(report.answer))
+    without, drafted = rows
+    assert drafted["TTFT p50"] == without["TTFT p50"]
+    after, before = (float(row["tokens/s"].replace(",", "")) for row in (drafted, without))
+    # A step of four tokens takes no less than one of one token; cells are rounded to 3 digits.
+    assert 1 < after / before <= 2.82 / 1.15 * 1.01
+    assert "drafts" not in said[0]
+    assert "drafts 3 tokens a step, 0.05 of a step each, and keeps 2.82" in said[1]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
