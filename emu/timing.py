@@ -71,7 +71,7 @@ def predict(work: Work, system: System, placement: Placement, *, smooth: float =
     """
     if not 0.0 <= smooth < 1.0:
         raise EmuError(f"predict: smooth must be from 0 to below 1, not {smooth}")
-    _check(system, placement)
+    check(system, placement)
     plan = plan_of(work, placement, system.software.prefetch_kernels)
     if system.is_plain:
         return _timeline(plan, system, np, smooth)
@@ -108,7 +108,8 @@ def _traced(plan: Plan, system: System, smooth: float) -> Timeline:
         return scoped(*numbers)
 
 
-def _check(system: System, placement: Placement) -> None:
+def check(system: System, placement: Placement) -> None:
+    """Raises EmuError where a placement is not one that this system can be timed on."""
     placed = placement.system
     if system.ranks is None and system.chips_per_replica > 1:
         raise EmuError(
@@ -188,10 +189,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     feeds = {}
     waits = {}
     for j in plan.off_chip:
-        buffer = stack.prefetch_bytes.value
-        for memory, buffers in zip(chip.memories, plan.faster[j], strict=True):
-            if buffers:
-                buffer = xp.minimum(buffer, memory.capacity_bytes.value / per_chip)
+        buffer = buffer_bytes(plan.faster[j], system, xp)
         feed = in_all[j]
         caps = xp.minimum(plan.ahead[j], buffer) / bandwidth[j]
         feeds[j] = (feed, caps)
@@ -217,6 +215,16 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         feeds=feeds,
         waits=waits,
     )
+
+
+def buffer_bytes(buffers: Sequence[Any], system: System, xp: Any) -> Any:
+    """What may be fetched ahead into the faster memories, of which `buffers` are."""
+    per_chip = 1 if system.ranks is None else system.ranks.per_chip
+    most = system.software.prefetch_bytes.value
+    for memory, is_one in zip(system.chip.memories, buffers, strict=True):
+        if is_one:
+            most = xp.minimum(most, memory.capacity_bytes.value / per_chip)
+    return most
 
 
 def per_step_seconds(plan: Plan, system: System) -> Any:

@@ -1,8 +1,8 @@
 """The design space: grids of systems in one call, and the system that a target asks for.
 
 `sweep` evaluates grids of chips' numbers, splits, placements, batches and contexts; `solve` finds
-the cheapest numbers that meet a latency; `front` the best that systems can do for a user and for a
-chip. All stand on the clock of `emu.predict`, and on works that are traced once.
+the cheapest numbers that meet a latency. Both stand on the clock of `emu.predict`, and on works
+that are traced once.
 """
 
 from emu.design.block import Block

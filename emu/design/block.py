@@ -1,7 +1,7 @@
 """A block of a sweep: all batches and contexts at some of the systems, as columns of a table."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,33 @@ import pandas as pd
 from emu.design.counts import Array
 from emu.design.family import Family
 from emu.design.grid import SystemGrid
+from emu.errors import EmuError
 from emu.timeline import PARTS
 
 _PER_MILLION = 1e6
+
+
+RESULTS = (
+    "step_s",
+    "tokens_per_s_per_user",
+    "tokens_per_s_per_chip",
+    "binds",
+    "fits",
+    "missing_bytes",
+    "energy_j_per_mtok",
+    "usd_per_mtok",
+    *(f"{part}_s" for part in PARTS),
+)
+
+
+def known_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
+    """Of the results, those that are asked for; EmuError: one that there is not."""
+    if isinstance(columns, str):
+        raise EmuError(f"design: columns is a list, such as [{columns!r}]")
+    asked = RESULTS if columns is None else tuple(columns)
+    if unknown := [name for name in asked if name not in RESULTS]:
+        raise EmuError(f"design: no column {unknown[0]!r}; there are {', '.join(RESULTS)}")
+    return asked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +46,8 @@ class Block:
     number: int  # in the order of the sweep
     family: Family
     systems: SystemGrid
+    positions: Array  # of the systems in the grid that was asked for
+    numbers: tuple[str, ...]  # that vary anywhere in the sweep: columns of every block
     labels: Mapping[str, Any]  # what is the same for all its points: system, placement, shape
 
     def __len__(self) -> int:
@@ -72,7 +98,9 @@ class Block:
         columns["batch"] = np.broadcast_to(batch, shape).ravel()
         context = np.array(self.family.contexts)[None, :, None]
         columns["context"] = np.broadcast_to(context, shape).ravel()
-        for name, values in self.systems.numbers.items():
+        columns["position"] = np.broadcast_to(self.positions, shape).ravel()
+        for name in self.numbers:
+            values = self.systems.numbers.get(name, np.nan)
             columns[name] = np.broadcast_to(values, shape).ravel()
         for name, values in results.items():
             flat = values.ravel()

@@ -3,11 +3,11 @@
 What a decode step counts is linear in its batch, in its context, and in their product, but for
 bends: a sliding window stops growing where the context reaches it, and the experts that a batch
 touches follow a curve. So the grid of asked batches and contexts is cut into cells in which every
-count is bilinear between the four corners. A cell is accepted when direct traces at its middle, and
-next to its first corner, agree with the interpolation to one unit or a part in 10⁹ (counts are
-whole numbers); else it is cut, at the bend where two straight lines meet, or in the middle. In the
-worst case (experts, over batches) every asked batch is a cell of its own, and nothing is
-interpolated over it. No number is ever extrapolated.
+count is taken to be bilinear between the four corners. A cell is accepted when direct traces at its
+middle, and next to its first corner, agree with the interpolation to one unit or a part in 10⁹
+(counts are whole numbers); else it is cut, at the bend where two straight lines meet, or in the
+middle. In the worst case (experts, over batches) every asked batch is a cell of its own, and
+nothing is interpolated over it. No number is ever extrapolated.
 """
 
 import dataclasses

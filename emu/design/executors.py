@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from emu.design.block import Block
+from emu.design.block import Block, known_columns
 from emu.errors import EmuError
 
 Results = dict[str, Any]
@@ -21,13 +21,9 @@ _TRIES = 5  # of a block whose worker is lost
 
 
 def results_of(block: Block, columns: Sequence[str] | None) -> Results:
-    """A block's results, of which only these columns are kept. EmuError: an unknown column."""
+    """A block's results, of which only these columns are kept."""
     results = block.results()
-    if columns is None:
-        return results
-    if unknown := [name for name in columns if name not in results]:
-        raise EmuError(f"design: no column {unknown[0]!r}; there are {', '.join(results)}")
-    return {name: results[name] for name in columns}
+    return {name: results[name] for name in known_columns(columns)}
 
 
 def in_threads(
@@ -76,8 +72,15 @@ def in_ray(
             under_way.append((block, remote.remote(block, columns)))
 
     submit(_AHEAD * workers)
-    while under_way:
-        block, promised = under_way.popleft()
-        results = ray.get(promised)
-        submit(1)
-        yield block, results
+    try:
+        while under_way:
+            block, promised = under_way.popleft()
+            try:
+                results = ray.get(promised)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            submit(1)
+            yield block, results
+    finally:
+        for _, promised in under_way:
+            ray.cancel(promised)

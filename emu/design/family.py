@@ -23,6 +23,7 @@ from emu.placement import place
 from emu.rules import Rule
 from emu.system import System
 from emu.timeline import PARTS
+from emu.timing import check
 from emu.work import Work
 
 Rules = str | Sequence[Rule | Sequence[str]]
@@ -90,9 +91,9 @@ class Family:
             missing_scratch=floats[2],
         )
         for tile in parts:
-            b, c = self.batches.index(tile.batches[0]), self.contexts.index(tile.contexts[0])
-            inside = np.s_[b : b + len(tile.batches), c : c + len(tile.contexts)]
-            _fill(jax.tree.map(lambda whole, at=inside: whole[at], out), tile, systems, scratch)
+            where = [self.batches.index(batch) for batch in tile.batches]
+            first = self.contexts.index(tile.contexts[0])
+            _fill(out, tile, systems, scratch, where, first)
         return out
 
 
@@ -123,15 +124,32 @@ def family(
 
         def counts_at(batch: int, context: int, memory: str = memories[scratch].name) -> Counts:
             work = work_at(batch, context)
-            return counts_of(work, place(work, base, rules, True, memory))
+            placement = place(work, base, rules, True, memory)
+            check(base, placement)
+            return counts_of(work, placement)
 
-        found = tuple(Tiles.of(cell) for cell in cells(counts_at, batches, contexts))
+        found = tuple(
+            Tiles.of(cell)
+            for some in _alike(base, batches)
+            for cell in cells(counts_at, some, contexts)
+        )
         if n + 1 < len(order) and not _ever_room(found, systems, scratch):
             continue
         tiles.append((scratch, found))
         if _always_room(found, systems, scratch):
             break
     return Family(batches=tuple(batches), contexts=tuple(contexts), tiles=tuple(tiles))
+
+
+def _alike(system: System, batches: Sequence[int]) -> list[tuple[int, ...]]:
+    """Batches between which counts may be interpolated.
+
+    Those that replicas share evenly are; each other one is traced by itself, where the stack pads
+    it, or refused.
+    """
+    even = tuple(batch for batch in batches if batch % system.data == 0)
+    odd = [(batch,) for batch in batches if batch % system.data]
+    return [*([even] if even else []), *odd]
 
 
 def _always_room(found: tuple[Tiles, ...], systems: SystemGrid, scratch: int) -> bool:
@@ -162,9 +180,19 @@ def is_capacity(name: str) -> bool:
     return name.endswith("/capacity_bytes") or name == "stack/reserve_share"
 
 
-def _fill(out: Steps, tile: Tiles, systems: SystemGrid, scratch: int) -> None:
-    """Writes a cell's steps to arrays [batches, contexts, systems]."""
+def _fill(
+    out: Steps,
+    tile: Tiles,
+    systems: SystemGrid,
+    scratch: int,
+    batches: Sequence[int],
+    context: int,
+) -> None:
+    """Writes a cell's steps to arrays [batches, contexts, systems], where its batches are and from
+    its first context on.
+    """
     points, count = tile.weights.shape[1], len(systems)
+    at = [(b, context + c) for b in batches for c in range(len(tile.contexts))]
     if points * count <= _FEW:
         made = steps(
             tile.layout,
@@ -175,7 +203,7 @@ def _fill(out: Steps, tile: Tiles, systems: SystemGrid, scratch: int) -> None:
             scratch,
             np,
         )
-        _write(out, made, slice(0, points), slice(0, count))
+        _write(out, made, range(points), slice(0, count), at)
         return
     rows = min(points, _MOST_ROWS)
     columns = min(_power_of_two(count), _power_of_two(_TILE // rows))
@@ -186,16 +214,20 @@ def _fill(out: Steps, tile: Tiles, systems: SystemGrid, scratch: int) -> None:
             weights = tile.weights[:, _padded(i, points, rows), None]
             with jax.enable_x64(True):
                 made = run(tile.corners, tile.totals, weights, some)
-            _write(out, made, slice(i, i + rows), slice(j, j + columns))
+            _write(out, made, range(i, min(i + rows, points)), slice(j, j + columns), at)
 
 
-def _write(out: Steps, made: Steps, rows: slice, columns: slice) -> None:
-    """Rows [batches x contexts] and systems of some points; padding beyond the end is dropped."""
+def _write(
+    out: Steps, made: Steps, rows: range, columns: slice, at: Sequence[tuple[int, int]]
+) -> None:
+    """Rows (batches x contexts, which lie `at` places of the arrays) and systems of some points;
+    padding beyond the end is dropped.
+    """
     for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(made), strict=True):
-        contexts, width = whole.shape[1], whole[..., columns].shape[-1]
+        width = whole[..., columns].shape[-1]
         values = np.broadcast_to(part, (np.shape(part)[0], np.shape(part)[1]))
-        for row in range(rows.start, min(rows.stop, whole.shape[0] * contexts)):
-            b, c = divmod(row, contexts)
+        for row in rows:
+            b, c = at[row]
             whole[b, c, columns] = values[row - rows.start, :width]
 
 

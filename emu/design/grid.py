@@ -1,7 +1,6 @@
 """What a sweep goes over: works by batch and context, and systems by their numbers."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ class WorkGrid:
     `work(batch=…, context=…, **shape)` traces one step of so many sequences in all, each with so
     many tokens in the cache. It is called for a few batches and contexts; the counts of the others
     lie between (`emu.design.cells`). `shapes` are what is traced apart for each value: formats of
-    weights, tokens at once, models.
+    weights, models. A step gives one token of each sequence.
     """
 
     work: Callable[..., Work]
@@ -35,10 +34,13 @@ class WorkGrid:
     def __post_init__(self) -> None:
         for name in ("batch", "context"):
             given = getattr(self, name)
-            values = [int(value) for value in given]
-            if not values or values != list(given) or values != sorted(set(values)):
+            whole = all(isinstance(value, int | np.integer) for value in given)
+            values = [int(value) for value in given] if whole else []
+            if not values or values != sorted(set(values)):
                 raise EmuError(f"design: {name} must be rising whole numbers, not {list(given)}")
             object.__setattr__(self, name, tuple(values))
+        if empty := [name for name, values in self.shapes.items() if not len(values)]:
+            raise EmuError(f"design: shapes: {empty[0]!r} has no values")
         if self.batch[0] < 1 or self.context[0] < 0:
             raise EmuError("design: batches are at least 1 and contexts at least 0")
 
@@ -50,7 +52,7 @@ class WorkGrid:
             yield {name: self.shapes[name][i] for name, i in zip(names, at, strict=True)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SystemGrid:
     """A system at many values of some of its numbers.
 
@@ -147,8 +149,3 @@ def with_numbers(system: System, numbers: Mapping[str, Any]) -> System:
 
 def _is_sourced(node: Any) -> bool:
     return isinstance(node, Sourced)
-
-
-def points_in(works: WorkGrid, systems: SystemGrid) -> int:
-    """How many points one shape and placement of them has."""
-    return math.prod((len(works.batch), len(works.context), len(systems)))

@@ -22,7 +22,7 @@ from emu.mesh import crossing_seconds, mesh_of, share_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
-from emu.timing import bandwidth_of, exchange_seconds, greatest, peaks_of
+from emu.timing import bandwidth_of, buffer_bytes, exchange_seconds, greatest, peaks_of
 
 
 class Steps(NamedTuple):
@@ -158,16 +158,7 @@ class _Rates:
             self.per_unpacked = stack.unpack_flops.value * per_flop
         rate = chip.weight_entry_bytes_per_s
         self.per_entry = None if rate is None else self.per_chip / rate.value
-        self.buffers = {
-            j: xp.minimum(
-                stack.prefetch_bytes.value,
-                sum(
-                    m.capacity_bytes.value / self.per_chip * share
-                    for m, share in zip(chip.memories, layout.faster[j], strict=True)
-                ),
-            )
-            for j in layout.off_chip
-        }
+        self.buffers = {j: buffer_bytes(layout.faster[j], system, xp) for j in layout.off_chip}
 
     def exchange(self, counts: dict[str, Array]) -> Array | None:
         """Seconds of a kernel's exchanges; None where no kernel of the layout has any."""

@@ -24,6 +24,7 @@ import pandas as pd
 from emu.chip_names import chip, chips
 from emu.chips import Chip
 from emu.design.counts import Array
+from emu.design.family import is_capacity
 from emu.design.grid import numbers_of, with_numbers
 from emu.design.target import Clocked, Target, exact, needed_bytes, usable_bytes
 from emu.errors import EmuError
@@ -83,6 +84,9 @@ def solve(
 ) -> Solution:
     """The cheapest system of these free numbers that meets a target.
 
+    Activations go through the memory that they would at the largest capacities within the bounds,
+    unless the target names another: solve for each where both could be cheaper.
+
     Args:
       target: the work, the system that all other numbers are of, the rules, the seconds.
       free: names of numbers, as `emu.design.numbers_of` has them.
@@ -97,11 +101,13 @@ def solve(
     """
     free = tuple(free)
     _check(target, free, bounds)
+    _check_cost(target, free, bounds, cost)
     best = _corner(target, free, bounds)
-    roomy = with_numbers(target.system, {n: bounds[n][1] for n in free if _is_capacity(n)})
+    roomy = with_numbers(target.system, {n: best[n] for n in free if is_capacity(n)})
     placement = target.placed(roomy)
     needed = needed_bytes(target.work, placement)
     _check_reachable(target, placement, best, needed, roomy)
+    _check_starts(starts or {}, free)
     begins = dict(starts) if starts is not None else _from_catalogue(target, free, bounds)
     begins["the middle of the bounds"] = {n: math.sqrt(math.prod(bounds[n])) for n in free}
     names = list(begins)
@@ -276,13 +282,15 @@ def _between(a: Mapping[str, float], b: Mapping[str, float], share: float) -> di
 
 def _check(target: Target, free: tuple[str, ...], bounds: Bounds) -> None:
     known = dict(numbers_of(target.system))
-    if not free:
-        raise EmuError("design: name at least one number that is free")
+    if not free or len(set(free)) < len(free):
+        raise EmuError("design: name at least one number that is free, each once")
     for name in free:
         if name not in known:
             raise EmuError(f"design: a system has no number {name!r}{nearest(name, known)}")
         if name not in bounds:
             raise EmuError(f"design: {name} is free and has no bounds")
+        if not (isinstance(bounds[name], tuple | list) and len(bounds[name]) == 2):
+            raise EmuError(f"design: bounds of {name} are (least, most), not {bounds[name]}")
         low, high = bounds[name]
         if not 0 < low < high < math.inf:
             raise EmuError(f"design: bounds of {name} must rise from above 0, not {low} to {high}")
@@ -292,13 +300,32 @@ def _check(target: Target, free: tuple[str, ...], bounds: Bounds) -> None:
         )
 
 
+def _check_cost(target: Target, free: tuple[str, ...], bounds: Bounds, cost: Cost) -> None:
+    """A cost must be a number above 0 at both ends of the bounds."""
+    for end in (0, 1):
+        try:
+            price = float(cost(with_numbers(target.system, {n: bounds[n][end] for n in free})))
+        except (KeyError, AttributeError, TypeError) as error:
+            raise EmuError(f"design: cost cannot be told of a system ({error})") from error
+        if not 0 < price < math.inf:
+            raise EmuError(f"design: a cost must be above 0 and finite, not {price:g}")
+
+
+def _check_starts(starts: Mapping[str, Mapping[str, float]], free: tuple[str, ...]) -> None:
+    for name, numbers in starts.items():
+        if set(numbers) != set(free) or not all(value > 0 for value in numbers.values()):
+            raise EmuError(
+                f"design: start {name!r} needs a number above 0 for each of {', '.join(free)}"
+            )
+
+
 def _corner(target: Target, free: tuple[str, ...], bounds: Bounds) -> dict[str, float]:
     """Of each free number, the end at which the step is faster; of capacities the larger."""
     middle = {name: math.sqrt(math.prod(bounds[name])) for name in free}
     best = {}
     for name in free:
-        if _is_capacity(name):
-            best[name] = bounds[name][1]
+        if is_capacity(name):
+            best[name] = bounds[name][0 if name == "stack/reserve_share" else 1]
             continue
         times = []
         for end in bounds[name]:
@@ -336,8 +363,14 @@ def _from_catalogue(
 ) -> dict[str, dict[str, float]]:
     """Chips of the catalogue that have all free numbers, those nearest to the target first."""
     off: list[tuple[float, str, dict[str, float]]] = []
+    known_here = dict(numbers_of(target.system))
     for other in (chip(name) for name in chips() if name != "host"):  # which would be measured
-        numbers = {name: _of_chip(target.system.chip, other, name) for name in free}
+        numbers = {
+            name: float(known_here[name])
+            if name.startswith("stack/")
+            else _of_chip(target.system.chip, other, name)
+            for name in free
+        }
         known = {name: value for name, value in numbers.items() if value is not None}
         if len(known) < len(free):
             continue
@@ -366,7 +399,3 @@ def _of_chip(base: Chip, other: Chip, name: str) -> float | None:
     number = getattr(owner, parts[-1], None)
     value = getattr(number, "value", None)
     return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
-
-
-def _is_capacity(name: str) -> bool:
-    return name.endswith("/capacity_bytes")

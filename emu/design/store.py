@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import emu
 from emu.design.block import Block
 from emu.errors import EmuError
 
 _ABOUT = "_sweep.json"
+_UNDER_WAY = "_writing-"  # Parquet readers pass over names that begin with _
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +33,13 @@ class Store:
     finished: frozenset[int]
 
     @classmethod
-    def opened(
-        cls, folder: Path, blocks: Sequence[Block], columns: Sequence[str] | None
-    ) -> "Store":
+    def opened(cls, folder: Path, blocks: Sequence[Block], columns: Sequence[str]) -> "Store":
         """A folder for these blocks; EmuError where it holds another sweep's, or anything else."""
         about = {"blocks": len(blocks), "sweep": _fingerprint(blocks, columns)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{_UNDER_WAY}*"):  # by a process that was killed
+                left.unlink()
             file = folder / _ABOUT
             if file.exists():
                 known = json.loads(file.read_text(encoding="utf-8"))
@@ -49,7 +51,7 @@ class Store:
             elif any(folder.iterdir()):
                 raise EmuError(f"{folder}: is not empty and holds no sweep: give an empty folder")
             else:
-                part = folder / (_ABOUT + ".part")
+                part = folder / (_UNDER_WAY + _ABOUT)
                 part.write_text(json.dumps(about), encoding="utf-8")
                 part.replace(file)
         except (OSError, json.JSONDecodeError) as error:
@@ -66,18 +68,20 @@ class Store:
     def write(self, block: Block, results: Mapping[str, Any]) -> None:
         """One block's rows."""
         path = self.folder / f"part-{block.number:06d}.parquet"
-        under_way = path.with_suffix(f".{os.getpid()}.part")
+        under_way = self.folder / f"{_UNDER_WAY}{path.name}.{os.getpid()}"
         table = pa.Table.from_pandas(block.frame(results), preserve_index=False)
         pq.write_table(table, under_way, compression="zstd", compression_level=1)
         under_way.replace(path)
 
 
-def _fingerprint(blocks: Sequence[Block], columns: Sequence[str] | None) -> str:
-    """Of all that decides the numbers: points, systems, and the counts that were traced."""
-    digest = hashlib.sha256(repr(columns).encode())
+def _fingerprint(blocks: Sequence[Block], columns: Sequence[str]) -> str:
+    """Of all that decides the numbers: points, systems, traced counts, and this library's code."""
+    digest = hashlib.sha256(repr(tuple(columns)).encode())
+    for source in sorted(Path(emu.__file__).parent.rglob("*.py")):  # what decides a point's time
+        digest.update(source.read_bytes())
     seen: set[int] = set()
     for block in blocks:
-        digest.update(repr((block.labels, block.systems.system)).encode())
+        digest.update(repr((block.labels, block.systems.system, block.numbers)).encode())
         for name, values in block.systems.numbers.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(values).tobytes())

@@ -9,7 +9,7 @@ are missing.
 """
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from emu.design.block import Block
+from emu.design.block import Block, known_columns
+from emu.design.counts import Array
 from emu.design.executors import in_ray, in_threads
 from emu.design.family import Rules, family, is_capacity
 from emu.design.grid import SystemGrid, WorkGrid
@@ -30,6 +31,7 @@ from emu.work import Work
 Executor = Literal["threads", "ray"]
 
 BLOCK_POINTS = 1 << 18
+_RUN = {"threads": in_threads, "ray": in_ray}
 
 
 def sweep(
@@ -49,7 +51,7 @@ def sweep(
       systems: what it runs on.
       placements: policies, or rules by the name that the table has for them.
       to: a folder to write Parquet files to, which is returned; None: returns a table.
-      columns: of the results, which to keep; None: all.
+      columns: of the results, which to keep; None: all. `position` is a system's in its grid.
       executor: "threads" of this process, or "ray" (the extra `ray`): its cluster's workers, or
         those of this machine if none is connected. A lost worker's blocks are computed again.
       progress: show a bar.
@@ -58,15 +60,18 @@ def sweep(
       EmuError: a work that cannot be spread over a system or placed by the rules, a folder that
         another sweep was written to.
     """
+    kept = known_columns(columns)
+    if executor not in _RUN:
+        raise EmuError(f"design: executor is 'threads' or 'ray', not {executor!r}")
     blocks = list(blocks_of(works, systems, placements))
-    store = None if to is None else Store.opened(Path(to), blocks, columns)
+    store = None if to is None else Store.opened(Path(to), blocks, kept)
     waiting = [block for block in blocks if store is None or not store.has(block.number)]
     with tqdm(
         total=sum(map(len, blocks)), unit="point", unit_scale=True, disable=not progress
     ) as bar:
         bar.update(sum(map(len, blocks)) - sum(map(len, waiting)))
         frames = []
-        for block, results in computed(waiting, columns, executor):
+        for block, results in computed(waiting, kept, executor):
             if store is None:
                 frames.append(block.frame(results))
             else:
@@ -81,10 +86,7 @@ def computed(
     blocks: Sequence[Block], columns: Sequence[str] | None, executor: Executor = "threads"
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
     """Each block's results, in order, a few blocks under way at once."""
-    run = {"threads": in_threads, "ray": in_ray}.get(executor)
-    if run is None:
-        raise EmuError(f"design: executor is 'threads' or 'ray', not {executor!r}")
-    return run(blocks, columns)
+    return _RUN[executor](blocks, columns)
 
 
 def blocks_of(
@@ -94,42 +96,69 @@ def blocks_of(
     block_points: int = BLOCK_POINTS,
 ) -> Iterator[Block]:
     """All blocks of a sweep; traces and places what they need, family by family."""
-    named = placements if isinstance(placements, Mapping) else {p: p for p in placements}
-    if not systems or not named:
-        raise EmuError("design: a sweep needs a system and a placement at least")
+    named, grids = _checked(works, systems, placements)
+    numbers = tuple(dict.fromkeys(name for grid in grids for name in grid.numbers))
+    most = max(1, block_points // len(works.batch))
+    contexts = [works.context[i : i + most] for i in range(0, len(works.context), most)]
     number = 0
     for shape in works.each_shape():
-        remembered = Remembered(works, shape)
-        for grid in (s if isinstance(s, SystemGrid) else SystemGrid(system=s) for s in systems):
-            for name, rules in named.items():
-                for part in _placed_alike(grid, rules):
-                    work_at = remembered.on(grid.system)
-                    made = family(work_at, works.batch, works.context, part, rules)
-                    labels = {"system": grid.name, "placement": name, **shape}
-                    each = max(1, block_points // (len(works.batch) * len(works.context)))
-                    for first in range(0, len(part), each):
-                        some = part.rows(slice(first, first + each))
-                        yield Block(number=number, family=made, systems=some, labels=labels)
-                        number += 1
+        remembered = Remembered(works=works, shape=shape)
+        for grid, (name, rules) in itertools.product(grids, named.items()):
+            labels = {"system": grid.name, "placement": name, **shape}
+            for rows, some in itertools.product(_placed_alike(grid, rules), contexts):
+                part = grid.rows(rows)
+                made = family(remembered.on(grid.system), works.batch, some, part, rules)
+                each = max(1, block_points // (len(works.batch) * len(some)))
+                for first in range(0, len(rows), each):
+                    yield Block(
+                        number=number,
+                        family=made,
+                        systems=part.rows(slice(first, first + each)),
+                        positions=rows[first : first + each],
+                        numbers=numbers,
+                        labels=labels,
+                    )
+                    number += 1
 
 
-def _placed_alike(grid: SystemGrid, rules: Rules) -> Iterator[SystemGrid]:
-    """The grid in parts on which rules put every leaf into the same memory: "fit" places anew for
-    each set of capacities.
+def _checked(
+    works: WorkGrid,
+    systems: Sequence[System | SystemGrid],
+    placements: Mapping[str, Rules] | Sequence[str],
+) -> tuple[dict[str, Rules], list[SystemGrid]]:
+    """Placements by name, and grids. Raises EmuError for what is none."""
+    if isinstance(placements, str) or isinstance(systems, System | SystemGrid):
+        raise EmuError("design: systems and placements are lists, of one thing too")
+    named: dict[str, Rules] = (
+        dict(placements) if isinstance(placements, Mapping) else {p: p for p in placements}
+    )
+    grids = [s if isinstance(s, SystemGrid) else SystemGrid(system=s) for s in systems]
+    if not grids or not named:
+        raise EmuError("design: a sweep needs a system and a placement at least")
+    names = [grid.name for grid in grids]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise EmuError(f"design: two systems are called {twice[0]!r}: give a SystemGrid(name=…)")
+    taken = {"system", "placement", "batch", "context", "position"}
+    if clash := sorted(taken & set(works.shapes)):
+        raise EmuError(f"design: a shape cannot be called {clash[0]!r}: a column is")
+    return named, grids
+
+
+def _placed_alike(grid: SystemGrid, rules: Rules) -> list[Array]:
+    """Positions in the grid, in parts on which rules put every leaf into the same memory: "fit"
+    places anew for each set of capacities.
     """
     varied = [values for name, values in grid.numbers.items() if is_capacity(name)]
     if rules != "fit" or not varied:
-        yield grid
-        return
+        return [np.arange(len(grid))]
     _, of, counts = np.unique(
         np.stack(varied, axis=1), axis=0, return_inverse=True, return_counts=True
     )
     order = np.argsort(of.ravel(), kind="stable")
-    for rows in np.split(order, np.cumsum(counts)[:-1]):
-        yield grid.rows(rows)
+    return list(np.split(order, np.cumsum(counts)[:-1]))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=False)
+@dataclasses.dataclass(kw_only=True)
 class Remembered:
     """The works of one shape, each traced once whatever it is placed on."""
 
@@ -161,15 +190,12 @@ class Remembered:
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """One table; categories of all of them together."""
     names = [n for n in frames[0].columns if isinstance(frames[0][n].dtype, pd.CategoricalDtype)]
-    for name in names:
-        every = list(dict.fromkeys(c for frame in frames for c in frame[name].cat.categories))
-        for frame in frames:
-            frame[name] = frame[name].cat.set_categories(every)
-    return pd.concat(frames, ignore_index=True)
-
-
-def count_points(works: WorkGrid, systems: Sequence[System | SystemGrid], placements: int) -> int:
-    """Points of a sweep."""
-    shapes = math.prod(len(values) for values in works.shapes.values())
-    grids = sum(len(s) if isinstance(s, SystemGrid) else 1 for s in systems)
-    return len(works.batch) * len(works.context) * shapes * grids * placements
+    every = {
+        name: list(dict.fromkeys(c for frame in frames for c in frame[name].cat.categories))
+        for name in names
+    }
+    alike = (
+        frame.assign(**{name: frame[name].cat.set_categories(every[name]) for name in names})
+        for frame in frames
+    )
+    return pd.concat(alike, ignore_index=True)

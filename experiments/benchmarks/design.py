@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 import emu
 from emu.design import Block, SystemGrid, blocks_of, computed, numbers_of, sweep
 from experiments.deployment import Served
 from experiments.design.stepped import decode_grid
+from experiments.errors import ExperimentError
 
 MODELS = {
     "llama-3.1-8b": Served(model="llama-3.1-8b", weights="fp8", kv="fp8"),
@@ -92,10 +94,16 @@ def large() -> Iterator[Row]:
         first.send_signal(signal.SIGKILL)
         first.wait()
         kept = len(list(Path(folder).glob("part-*.parquet")))
+        if kept < 20 or first.returncode != -signal.SIGKILL:
+            raise ExperimentError(f"bench: the sweep to be killed ended by itself ({kept} parts)")
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
         said = json.loads(done.stdout.splitlines()[-1])
+        parts = Path(folder).glob("part-*.parquet")
+        written = sum(pq.read_metadata(part).num_rows for part in parts)
+        if written != said["points"]:
+            raise ExperimentError(f"bench: {written:,} rows of {said['points']:,} were written")
     yield {
         "name": "sweep_large_memory",
         "value": said["most_bytes"] / 1e6,
@@ -136,8 +144,13 @@ def _checked(served: Served, computed_block: tuple[Block, dict[str, Any]]) -> fl
             work = works.work(batch=BATCH[i], context=CONTEXT[j])
             placed[i, j] = (work, emu.place(work, _system(), "off-chip", True))
         work, placement = placed[i, j]
-        seconds = float(emu.predict(work, block.systems.one(k), placement).seconds)
-        worst = max(worst, abs(float(results["step_s"][i, j, k]) / seconds - 1))
+        timeline = emu.predict(work, block.systems.one(k), placement)
+        found = [results["step_s"], *(results[f"{part}_s"] for part in timeline.breakdown)]
+        direct = [timeline.seconds, *timeline.breakdown.values()]
+        off = [abs(float(a[i, j, k]) - float(b)) for a, b in zip(found, direct, strict=True)]
+        worst = max(worst, max(off) / float(timeline.seconds))
+        if bool(results["fits"][i, j, k]) != (not placement.excess_bytes):
+            raise ExperimentError("bench: a point of the sweep fits where emu.place says otherwise")
     return worst
 
 

@@ -37,4 +37,5 @@ def get_config() -> ConfigDict:
     )  # fmt: skip
     config.batch = (1, 2, 4, 8, 16, 32, 64, 128)
     config.context = 8000
+    config.executor = "threads"  # "ray" spreads the points over a Ray cluster (extra ray)
     return config

@@ -8,13 +8,14 @@ and per chip.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
 
 import emu
 from emu.design import label, sweep
+from emu.design.sweeping import Executor
 from emu.report import Figure, Panel, Report, Series, Table
 from experiments.deployment import Served
 from experiments.design.stepped import decode_grid, rows_of
@@ -26,7 +27,6 @@ from models.zoo import architecture
 
 NAME = "pareto_coding"
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-_HOURS = 3600.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Settings:
     stack: str
     batch: tuple[int, ...]
     context: int
+    executor: str  # threads, or ray
 
     def __post_init__(self) -> None:
         if not self.models or not self.batch:
@@ -63,10 +64,13 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
         for served in settings.models.values()
         for chip in chip_names(settings)
     ]
-    return rows_of(NAME, asked, settings, _front_of, results)
+    if settings.executor not in get_args(Executor):
+        raise ExperimentError(f"executor must be threads or ray, not {settings.executor!r}")
+    executor = cast(Executor, settings.executor)
+    return rows_of(NAME, asked, settings, lambda one: _front_of(one, executor), results)
 
 
-def _front_of(one: Mapping[str, Any]) -> dict[str, Any]:
+def _front_of(one: Mapping[str, Any], executor: Executor = "threads") -> dict[str, Any]:
     served, chip = one["served"], emu.chip(one["chip"])
     systems = list({label(system): system for system in _systems(one, chip)}.values())
     works = decode_grid(served, tuple(one["batch"]), (one["context"],))
@@ -74,7 +78,7 @@ def _front_of(one: Mapping[str, Any]) -> dict[str, Any]:
     tables, refused = [], f"{served.model}: no usual split of {chip.name} holds it"
     for system in systems:
         try:
-            table = sweep(works, [system], {"usual": rules}, progress=False)
+            table = sweep(works, [system], {"usual": rules}, executor=executor, progress=False)
         except emu.EmuError as error:  # a group that no link joins
             refused = str(error)
             continue

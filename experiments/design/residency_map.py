@@ -44,6 +44,8 @@ class Settings:
             values = getattr(self, name)
             if len(values) < 2 or list(values) != sorted(set(values)) or values[0] <= 0:
                 raise ExperimentError(f"{name} must be rising numbers above 0, not {values}")
+        if self.on_chip_bandwidth_tb_per_s <= 0:
+            raise ExperimentError("on_chip_bandwidth_tb_per_s must be above 0")
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:
@@ -86,6 +88,8 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
 
 def report(settings: Settings, rows: Sequence[Row]) -> Report:
     """Lines of equal time, the catalogue's chips, and a table."""
+    if refused := [row["measured"]["refused"] for row in rows if "refused" in row["measured"]]:
+        raise ExperimentError(refused[0])
     times = np.array([row["measured"]["step_s"] for row in rows])
     capacity, per_s = np.array(settings.capacity_gb), np.array(settings.bandwidth_tb_per_s)
     lines = []

@@ -91,6 +91,7 @@ def _solved(settings: Settings, one: Mapping[str, Any]) -> dict[str, Any]:
         {free.number: (free.low, free.high) for free in settings.free.values()},
         lambda of: cost_usd(settings, of),
     )
+    as_it_is = emu.place(work, system, "on-chip", allow_overflow=True)
     return {
         "tokens_per_s": 1.0 / found.seconds,
         "usd": found.cost,
@@ -99,9 +100,8 @@ def _solved(settings: Settings, one: Mapping[str, Any]) -> dict[str, Any]:
         "start": found.start,
         "elasticities": {e.name: e.value for e in found.elasticities[:12]},
         "path": found.path.to_dict("list"),
-        "as_it_is_s": float(
-            emu.predict(work, system, emu.place(work, system, "on-chip", True)).seconds
-        ),
+        "as_it_is_s": float(emu.predict(work, system, as_it_is).seconds),
+        "over_bytes": sum(as_it_is.excess_bytes.values()),
     }
 
 
@@ -121,7 +121,12 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
         strongest = ", ".join(f"{n} {v:+.2f}" for n, v in list(of["elasticities"].items())[:3])
         answers.append(
             f"{served.model} at {of['tokens_per_s']:,.0f} tokens/s: {of['usd']:,.0f} USD of chips; "
-            f"as {settings.chip} is, {1 / of['as_it_is_s']:,.0f} tokens/s."
+            f"as {settings.chip} is, "
+            + (
+                f"it does not fit ({of['over_bytes'] / 1e9:,.1f} GB over)."
+                if of["over_bytes"]
+                else f"{1 / of['as_it_is_s']:,.0f} tokens/s."
+            )
         )
         lines.append(
             (

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -45,6 +46,8 @@ SYSTEMS = {
     "v6e, all ahead": ("tpu-v6e", {"chips": 2, "tensor": 2}, "off-chip"),
     "lpu, stages": ("groq-lpu-v1", {"chips": 4, "tensor": 2, "pipeline": 2}, "on-chip"),
     "wafer": ("wse-3", {"stack": "cerebras-inference"}, "on-chip"),
+    "v4, a small buffer": ("tpu-v4", {"stack": "vllm-tpu"}, "off-chip"),
+    "from the host": ("tpu-v6e", {}, (("layers/**", "host"), ("**", "hbm"))),
     "one chip": ("mi300x", {"stack": "vllm-rocm-0.10"}, "off-chip"),
     "replicas": ("h200", {"chips": 4, "tensor": 2, "data": 2, "stack": "vllm-0.22"}, "off-chip"),
     "rules": ("b200", {"stack": "trtllm"}, (("layers/**", "on-chip"), ("**", "off-chip"))),
@@ -67,8 +70,18 @@ def _check_system(name):
     chip, degrees, rules = SYSTEMS[name]
     system = emu.System(emu.chip(chip), **degrees)
     works = toy_grid(batch=(2, 4, 6, 16))
-    (block,) = blocks_of(works, [varied(system, 5)], {"here": rules})
-    check(block, block.results(), toy_work, rules, 25)
+    grids = [varied(system, 5)]
+    if system.software.prefetch_kernels != 0:  # buffers that hold a part of what is fetched ahead
+        sizes = {
+            f"chip/{memory.name}/capacity_bytes": np.geomspace(1e4, 1e6, 5)
+            for memory in system.chip.memories
+            if memory.placement == "on-chip"
+        }
+        late = {"stack/per_kernel_s": np.full(5, 5e-6)}
+        small = grids[0].numbers | sizes | late
+        grids.append(SystemGrid(system=system, numbers=small, name="small buffers"))
+    for block in blocks_of(works, grids, {"here": rules}):
+        check(block, block.results(), toy_work, rules, 25)
 
 
 def test_where_what_fits_changes_from_point_to_point():
@@ -212,11 +225,51 @@ def test_a_lost_workers_blocks_are_done_again():
     assert all(said["equal"])
 
 
+def test_what_was_being_written_when_it_was_killed_is_in_nobodys_way(tmp_path):
+    works, system = toy_grid(batch=(1,), context=(16, 32)), emu.System(emu.chip("h100"))
+    sweep(works, [system], ["off-chip"], to=tmp_path, progress=False)
+    (tmp_path / "_writing-part-000000.parquet.7").write_bytes(b"half of it")
+    assert len(pd.read_parquet(tmp_path)) == 2
+    sweep(works, [system], ["off-chip"], to=tmp_path, progress=False)
+    assert not list(tmp_path.glob("_writing*"))
+
+
+def test_grids_of_different_numbers_keep_their_columns_on_disk(tmp_path):
+    h100, mi300x = emu.System(emu.chip("h100")), emu.System(emu.chip("mi300x"))
+    names = ["chip/hbm/bandwidth_bytes_per_s", "chip/power_w"]
+    grids = [
+        h100,
+        SystemGrid(system=h100, numbers={names[0]: [1e12, 2e12]}, name="faster"),
+        SystemGrid(system=mi300x, numbers={names[1]: [500.0]}),
+    ]
+    works = toy_grid(batch=(1,), context=(16,))
+    here = sweep(works, grids, ["off-chip"], progress=False)
+    there = pd.read_parquet(sweep(works, grids, ["off-chip"], to=tmp_path, progress=False))
+    assert list(here["position"]) == [0, 0, 1, 0]
+    assert here[names[0]].isna().tolist() == [True, False, False, True]
+    pd.testing.assert_frame_equal(
+        here.astype({"system": str, "placement": str, "binds": str}),
+        there.astype({"system": str, "placement": str, "binds": str}),
+    )
+
+
+def test_batches_that_replicas_do_not_share_evenly():
+    work = functools.partial(decode_work, "llama-3.2-1b", "fp8", "fp8")
+    padding = emu.System(emu.chip("tpu-v6e"), chips=4, tensor=2, data=2, stack="vllm-tpu")
+    works = WorkGrid(work=work, batch=(2, 4, 6, 7, 8, 12), context=(1000, 2000))
+    (block,) = blocks_of(works, [padding], ["off-chip"])
+    check(block, block.results(), work, "off-chip", 12)
+    strict = emu.System(emu.chip("h100"), chips=4, tensor=2, data=2, stack="vllm-0.19")
+    with pytest.raises(emu.EmuError, match="7 sequences over data=2: not divisible"):
+        list(blocks_of(works, [strict], ["off-chip"]))
+
+
 WRONG = [
     ({"batch": (2, 1)}, "batch must be rising"),
     ({"batch": ()}, "batch must be rising"),
     ({"context": (1.5,)}, "context must be rising"),
     ({"batch": (0, 1)}, "at least 1"),
+    ({"batch": ("a",)}, "batch must be rising"),
 ]
 
 
@@ -243,6 +296,16 @@ def test_numbers_that_are_none():
         sweep(toy_grid(), [system], ["off-chip"], columns=["speed"], progress=False)
     with pytest.raises(emu.EmuError, match="executor is"):
         sweep(toy_grid(), [system], ["off-chip"], executor="slurm", progress=False)
+    with pytest.raises(emu.EmuError, match="8 chips share one copy"):
+        sweep(toy_grid(), [emu.System(emu.chip("h100"), chips=8)], ["off-chip"], progress=False)
+    with pytest.raises(emu.EmuError, match="two systems are called '1 x h100, ideal'"):
+        sweep(toy_grid(), [system, system], ["off-chip"], progress=False)
+    with pytest.raises(emu.EmuError, match="are lists"):
+        sweep(toy_grid(), [system], "off-chip", progress=False)
+    with pytest.raises(emu.EmuError, match="'dtype' has no values"):
+        toy_grid(dtype=[])
+    with pytest.raises(emu.EmuError, match="cannot be called 'system'"):
+        sweep(toy_grid(system=[1]), [system], ["off-chip"], progress=False)
     with pytest.raises(emu.EmuError, match="does not divide over data=2"):
         sweep(
             toy_grid(batch=(3,)),
