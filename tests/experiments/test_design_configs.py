@@ -76,7 +76,7 @@ def test_fronts_over_batch_and_split(tmp_path):
         assert users.is_monotonic_decreasing
         assert chips.is_monotonic_increasing
         assert len(points) >= 2
-    assert "fastest for one user on" in report.answer[0]
+    assert "fastest for one user on wse-3" in report.answer[0]
     assert [panel.y_label for panel in report.figures[0].panels] == [
         "tokens/s per chip",
         "tokens per joule",
