@@ -61,19 +61,18 @@ def then(first: Run, second: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
 
 
 def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
-    """The runs along the last axis, whose length is a power of two, one after the other.
+    """The runs along the last axis, one after the other.
 
-    In JAX one by one in a loop: pairwise, XLA takes a minute to compile what is a few hundred sums.
+    In JAX in a loop of its own: pairwise, XLA takes a minute to compile what is a few hundred sums.
     """
     if xp is not np:
         each = Run(*[xp.moveaxis(field, -1, 0) for field in runs])
         start = Run(*[xp.full(each.gain.shape[1:], nothing) for nothing in NOTHING])
         return jax.lax.scan(lambda at, one: (then(at, one, xp, rounding), None), start, each)[0]
-    while runs.gain.shape[-1] > 1:
-        evens = Run(*[field[..., 0::2] for field in runs])
-        odds = Run(*[field[..., 1::2] for field in runs])
-        runs = then(evens, odds, xp, rounding)
-    return Run(*[field[..., 0] for field in runs])
+    at = Run(*[np.full(runs.gain.shape[:-1], nothing) for nothing in NOTHING])
+    for i in range(runs.gain.shape[-1]):
+        at = then(at, Run(*[field[..., i] for field in runs]), xp, rounding)
+    return at
 
 
 def followed_by(run: Run, slacks: Iterable[float], caps: Iterable[float]) -> Run:

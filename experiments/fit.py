@@ -29,9 +29,11 @@ from experiments.launcher import launch
 from experiments.progress import progress
 from models.errors import ModelError
 
-CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "what to fit to")
+CASES = flags.DEFINE_string(
+    "cases", "experiments/measured/decode_cases.csv", "what to fit to", allow_override=True
+)
 FOLDS = flags.DEFINE_string("leave_out", None, "a file of folds to leave out one by one, too")
-OUT = flags.DEFINE_string("out", None, "a table of the folds' predictions")
+OUT = flags.DEFINE_string("out", None, "a table of the folds' predictions", allow_override=True)
 
 _FILE = Path("emu/serving/fitted.toml")
 _NOISY = 0.1  # what a row of tier 3 counts for

@@ -22,8 +22,12 @@ from experiments.progress import progress
 from experiments.ranges import range_of
 from models.errors import ModelError
 
-CASES = flags.DEFINE_string("cases", "experiments/measured/decode_cases.csv", "rows to predict")
-OUT = flags.DEFINE_string("out", None, "where they go, with predictions", required=True)
+CASES = flags.DEFINE_string(
+    "cases", "experiments/measured/decode_cases.csv", "rows to predict", allow_override=True
+)
+OUT = flags.DEFINE_string(
+    "out", None, "where they go, with predictions", required=True, allow_override=True
+)
 FIGURE = flags.DEFINE_string("figure", None, "a PNG of predicted against measured, to write too")
 
 

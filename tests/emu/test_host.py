@@ -366,7 +366,7 @@ def test_the_command_prints_the_memories_and_refreshes(kept_here, capsys):
     printed = capsys.readouterr()
     assert printed.err == "measuring this machine's memories, once: about a minute\n"
     assert re.search(r"llc +on-chip +rotation +[\d.,]+ +[\d.]+\n", printed.out)
-    assert str(host_file.path_of(machine())) in printed.out
+    assert str(host_file.path_of(machine())) in re.sub(r"\s", "", printed.out)  # may be broken
     assert command.main([]) == 0
     assert capsys.readouterr().err == ""
     assert len(kept_here) == 1
