@@ -5,6 +5,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from experiments.bucket import Bucket
 from experiments.bucket_results import read_rows
 from tests.experiments.conftest import BUCKET
