@@ -36,7 +36,7 @@ from experiments.steps_traced import decode_work, prefill_work
 Array = NDArray[np.float64]
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-TOKENS = (1, 64, 128, 256, 512, 1024, CHUNK)
+TOKENS = (1, 64, 128, 192, 256, 512, 1024, CHUNK)
 _CONTEXTS = (0.005, 0.25, 1.0)  # of the window
 _PREFIXES = (0.0, 0.25, 0.98)
 _TYPICAL = (4, 0.25)  # sequences and share of the window at which ranges are taken

@@ -26,6 +26,7 @@ def s3() -> Iterator[dict[str, str]]:
     """Serves until the module's tests are over; gives (and sets) the environment to reach it by."""
     # A second to import, which most test files need not pay.
     import boto3  # noqa: PLC0415
+    import s3fs  # noqa: PLC0415
     from moto.server import ThreadedMotoServer  # noqa: PLC0415
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -36,6 +37,7 @@ def s3() -> Iterator[dict[str, str]]:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.delenv("AWS_PROFILE", raising=False)
+        s3fs.S3FileSystem.clear_instance_cache()  # those of another module's server
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         yield {**os.environ, **environment}
