@@ -5,6 +5,7 @@ finds it (`experiments.usual_split`), for as many sequences as it has to hold.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from experiments.errors import ExperimentError
 from experiments.question import Question
@@ -83,3 +84,15 @@ class Deployment:
             context=self.window_tokens - self.drafted - 1,
             draft_tokens=self.drafted,
         )
+
+
+def on_each(
+    served: Served, systems: Mapping[str, Hardware], window_tokens: int, drafted: int
+) -> dict[str, Deployment]:
+    """One model on each of some systems, by the systems' names."""
+    return {
+        name: Deployment(
+            served=served, hardware=hardware, window_tokens=window_tokens, drafted=drafted
+        )
+        for name, hardware in systems.items()
+    }

@@ -8,7 +8,7 @@ import emu
 from emu.report import Report
 from experiments import fleet_report
 from experiments.costs import Costs
-from experiments.deployment import Deployment, Hardware, Served
+from experiments.deployment import Deployment, Hardware, Served, on_each
 from experiments.errors import ExperimentError
 from experiments.predicted_rows import code, table, tables
 from experiments.progress import progress
@@ -76,15 +76,9 @@ class Settings:
 
 def deployments(settings: Settings) -> dict[str, Deployment]:
     """The model on each system."""
-    return {
-        name: Deployment(
-            served=settings.model,
-            hardware=hardware,
-            window_tokens=settings.window_tokens,
-            drafted=settings.service.drafted,
-        )
-        for name, hardware in settings.systems.items()
-    }
+    return on_each(
+        settings.model, settings.systems, settings.window_tokens, settings.service.drafted
+    )
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import emu
 from emu.report import Report, Table
-from experiments.deployment import Deployment, Hardware, Served
+from experiments.deployment import Deployment, Hardware, Served, on_each
 from experiments.errors import ExperimentError
 from experiments.fleet import SIMULATION
 from experiments.predicted_rows import code, table, tables
@@ -87,15 +87,9 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
 
 
 def _deployments(settings: Settings) -> dict[str, Deployment]:
-    return {
-        name: Deployment(
-            served=settings.model,
-            hardware=hardware,
-            window_tokens=settings.window_tokens,
-            drafted=settings.service.drafted,
-        )
-        for name, hardware in settings.systems.items()
-    }
+    return on_each(
+        settings.model, settings.systems, settings.window_tokens, settings.service.drafted
+    )
 
 
 def _asked(settings: Settings) -> Iterator[tuple[str, str]]:
