@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 LARGE_BYTES = 2**21  # a large page of x86-64 and of most ARM systems
-BLOCK_BYTES = 2**26  # only what is written of it is memory
+# Of the first block and of the largest; each is twice the one before, since nobody says how much is
+# to come, and a block that is hardly used takes address space all the same.
+FIRST_BYTES, BLOCK_BYTES = 2**22, 2**26
 LINE_BYTES = 64  # JAX shares an array's memory, rather than copy it, where it begins on one
 
 
@@ -23,6 +25,7 @@ class LargePages:
     def __init__(self) -> None:
         self._block = np.empty(0, np.uint8)
         self._used = 0
+        self._next_bytes = FIRST_BYTES
 
     def put(self, values: Any, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         """A jax array of its own with these values.
@@ -44,7 +47,8 @@ class LargePages:
     def _room(self, nbytes: int) -> np.ndarray:
         begin = -(-self._used // LINE_BYTES) * LINE_BYTES
         if begin + nbytes > self._block.size:
-            block = np.empty(max(nbytes, BLOCK_BYTES) + LARGE_BYTES, np.uint8)
+            block = np.empty(max(nbytes, self._next_bytes) + LARGE_BYTES, np.uint8)
+            self._next_bytes = min(2 * self._next_bytes, BLOCK_BYTES)
             self._block, begin = block[-block.ctypes.data % LARGE_BYTES :], 0
         self._used = begin + nbytes
         return self._block[begin : self._used]

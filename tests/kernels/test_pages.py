@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kernels import LargePages
-from kernels.pages import BLOCK_BYTES, LARGE_BYTES
+from kernels.pages import BLOCK_BYTES, FIRST_BYTES, LARGE_BYTES
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "float8_e4m3fn"])
@@ -56,3 +56,14 @@ def test_donating_it_is_safe():  # its memory is the block's, so a program must 
     after = jax.jit(lambda x: x + 1, donate_argnums=0)(put)
     np.testing.assert_array_equal(after, np.full(4096, 2))
     np.testing.assert_array_equal(neighbour, np.ones(4096))
+
+
+def test_blocks_grow_with_what_is_put():
+    pages = LargePages()
+    sizes = []
+    for _ in range(80):
+        pages.put(np.ones(2**20, np.int8))
+        sizes.append(pages._block.size)
+    assert sizes[0] < 2 * FIRST_BYTES  # a small model takes no more
+    assert sizes == sorted(sizes)
+    assert BLOCK_BYTES <= sizes[-1] <= BLOCK_BYTES + LARGE_BYTES
