@@ -150,7 +150,8 @@ def drawn(figure: Figure) -> Canvas:
     canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
     labels = dict.fromkeys(name for panel in figure.panels for name in _names(panel))
     looks = {
-        label: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        # Beyond the colours they go round again, each with another marker.
+        label: (_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
         for i, label in enumerate(labels)
     }
     shown: dict[str, Artist] = {}

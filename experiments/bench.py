@@ -2,7 +2,7 @@
 
 Each line has `name`, `value`, `unit`, `against`, `ratio` (value ÷ what it stands against, or how
 many times as fast), `samples`, and where a ratio was measured over rounds its spread and how many
-rounds others disturbed. Flags: `--rounds`, `--texts`, `--only` (names, or beginnings of names).
+rounds others disturbed. Flags: `--rounds`, `--texts`, `--only` (groups, of `GROUPS`).
 """
 
 import json
@@ -90,8 +90,12 @@ def tracing_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
 
 
 def design_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
-    """Points of a design space a second, and a hundred million of them on disk."""
+    """Points of a design space a second."""
     yield from design.rows()
+
+
+def design_large_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+    """A hundred million points on disk, by a process that is killed and started again."""
     yield from design.large()
 
 
@@ -124,6 +128,7 @@ GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
     "precision": precision_rows,
     "tracing": tracing_rows,
     "design": design_rows,
+    "design-large": design_large_rows,
 }
 
 

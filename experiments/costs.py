@@ -34,6 +34,15 @@ class Price:
     high: float
     how: str
 
+    def of(self, chips: int) -> "Price":
+        """Of so many."""
+        return Price(
+            usd_per_hour=chips * self.usd_per_hour,
+            low=chips * self.low,
+            high=chips * self.high,
+            how=self.how,
+        )
+
 
 def price(hardware: Hardware, times: StepTimes, costs: Costs) -> Price:
     """Of an instance: the config's price, the catalogue's rent, or its price written off.
@@ -45,18 +54,26 @@ def price(hardware: Hardware, times: StepTimes, costs: Costs) -> Price:
     if given:
         factor = hardware.price_factor
         each, how = (given / factor, given, given * factor), "assumed"
-        return _price(each, times.chips, how)
+        return _price(each, how).of(times.chips)
+    known = catalogued(chip, times.power_w / times.chips, costs)
+    if known is None:
+        raise ExperimentError(
+            f"{hardware.chip}: the catalogue has no price; give price_usd_per_chip_hour"
+        )
+    return known.of(times.chips)
+
+
+def catalogued(chip: emu.Chip, power_w: float, costs: Costs) -> Price | None:
+    """Of one chip: the catalogue's rent, or its price written off with the power it takes."""
     if chip.price_usd_per_hour is not None:
-        return _price(_range(chip.price_usd_per_hour), times.chips, "rented, catalogue")
-    if chip.price_usd is not None:
-        hours = costs.write_off_years * _HOURS
-        power = times.power_w / times.chips / 1e3 * costs.cooling * costs.usd_per_kwh
-        low, value, high = (n * costs.beside_chips / hours + power for n in _range(chip.price_usd))
-        how = f"bought, {chip.price_usd.kind}, over {costs.write_off_years:g} years"
-        return _price((low, value, high), times.chips, how)
-    raise ExperimentError(
-        f"{hardware.chip}: the catalogue has no price; give price_usd_per_chip_hour"
-    )
+        return _price(_range(chip.price_usd_per_hour), "rented, catalogue")
+    if chip.price_usd is None:
+        return None
+    hours = costs.write_off_years * _HOURS
+    power = power_w / 1e3 * costs.cooling * costs.usd_per_kwh
+    low, value, high = (n * costs.beside_chips / hours + power for n in _range(chip.price_usd))
+    how = f"bought, {chip.price_usd.kind}, over {costs.write_off_years:g} years"
+    return _price((low, value, high), how)
 
 
 def _range(number: emu.Sourced) -> tuple[float, float, float]:
@@ -66,6 +83,6 @@ def _range(number: emu.Sourced) -> tuple[float, float, float]:
     return low, value, high
 
 
-def _price(each: tuple[float, float, float], chips: int, how: str) -> Price:
-    low, value, high = (n * chips for n in each)
+def _price(each: tuple[float, float, float], how: str) -> Price:
+    low, value, high = each
     return Price(usd_per_hour=value, low=low, high=high, how=how)

@@ -30,7 +30,12 @@ from experiments import (
     seconds_saved,
     traffic_served,
 )
-from experiments.design import pareto_coding, residency_map, what_would_it_take
+from experiments.design import (
+    pareto_coding,
+    pareto_report,
+    residency_map,
+    what_would_it_take,
+)
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.results import Results, Row
@@ -40,6 +45,9 @@ from experiments.workdir import open_results
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment's config file")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder for results and report; made if missing; gs:// and s3:// too"
+)
+_EXECUTOR = flags.DEFINE_enum(
+    "executor", None, ["threads", "ray"], "of a design space: this process, or a Ray cluster"
 )
 _DEVICE = flags.DEFINE_enum("device", None, devices.KINDS, "refuse to run on anything else")
 _PROFILE = flags.DEFINE_bool("profile", False, "leave a trace of jax.profiler beside the results")
@@ -67,7 +75,7 @@ EXPERIMENTS = {
         settings=seconds_saved.Settings, run=seconds_saved.run, report=seconds_saved.report
     ),
     pareto_coding.NAME: Experiment(
-        settings=pareto_coding.Settings, run=pareto_coding.run, report=pareto_coding.report
+        settings=pareto_coding.Settings, run=pareto_coding.run, report=pareto_report.report
     ),
     residency_map.NAME: Experiment(
         settings=residency_map.Settings, run=residency_map.run, report=residency_map.report
@@ -91,7 +99,7 @@ def main() -> None:
         raise ExperimentError(f"something is missing: give {missing}")
     hosts.join()
     devices.check(_DEVICE.value)
-    experiment, settings = chosen(_CONFIG.value)
+    experiment, settings = chosen(_CONFIG.value, _EXECUTOR.value)
     results = open_results(_WORKDIR.value)
     if jax.process_count() > 1:
         results = hosts.SharedResults(results)
@@ -109,8 +117,11 @@ def main() -> None:
         hosts.say(str(path))
 
 
-def chosen(config: ConfigDict) -> tuple[Experiment, Any]:
-    """The experiment that a config names, and its frozen settings."""
+def chosen(config: ConfigDict, executor: str | None = None) -> tuple[Experiment, Any]:
+    """The experiment that a config names, and its frozen settings, with another executor if given.
+
+    Raises ExperimentError: no such experiment, or one that knows no executors; as `freeze`.
+    """
     fields = config.copy_and_resolve_references()
     if "experiment" not in fields:
         raise ExperimentError(f"config.experiment is missing: there are {', '.join(EXPERIMENTS)}")
@@ -118,6 +129,10 @@ def chosen(config: ConfigDict) -> tuple[Experiment, Any]:
     if name not in EXPERIMENTS:
         raise ExperimentError(f"no experiment {name!r}: there are {', '.join(EXPERIMENTS)}")
     experiment = EXPERIMENTS[name]
+    if executor is not None:
+        if "executor" not in fields:
+            raise ExperimentError(f"--executor: {name} is not spread over workers; leave it out")
+        fields.executor = executor
     with fields.unlocked():
         del fields.experiment
     return experiment, freeze(experiment.settings, fields)

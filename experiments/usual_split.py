@@ -101,7 +101,9 @@ def _candidates(chip: emu.Chip, asked: Asked, layers: int, at_least: int) -> lis
     Raises ExperimentError where there is none.
     """
     every = sorted(_splits(chip, asked, layers))
-    enough = [c for c in every if c.chips >= at_least * asked.data]
+    # Replicas have all the weights each, but for experts that are spread over all of them.
+    copies = asked.data if (asked.expert or 1) == 1 else 1
+    enough = [c for c in every if c.chips >= at_least * copies]
     if not every:
         said = ", ".join(
             f"--{name}={value}"

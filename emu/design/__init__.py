@@ -6,9 +6,10 @@ that are traced once.
 """
 
 from emu.design.block import Block
+from emu.design.executors import computed
 from emu.design.grid import SystemGrid, WorkGrid, label, numbers_of, with_numbers
 from emu.design.solving import Solution, solve
-from emu.design.sweeping import blocks_of, computed, sweep
+from emu.design.sweeping import blocks_of, sweep
 from emu.design.target import Target
 
 __all__ = [

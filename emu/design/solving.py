@@ -320,18 +320,29 @@ def _check_starts(starts: Mapping[str, Mapping[str, float]], free: tuple[str, ..
 
 
 def _corner(target: Target, free: tuple[str, ...], bounds: Bounds) -> dict[str, float]:
-    """Of each free number, the end at which the step is faster; of capacities the larger."""
-    middle = {name: math.sqrt(math.prod(bounds[name])) for name in free}
-    best = {}
-    for name in free:
-        if is_capacity(name):
-            best[name] = bounds[name][0 if name == "stack/reserve_share" else 1]
-            continue
-        times = []
-        for end in bounds[name]:
-            system = with_numbers(target.system, middle | {name: end})
-            times.append(exact(target.work, system, target.placed(system)))
-        best[name] = bounds[name][int(times[1] <= times[0])]
+    """Of each free number, the end at which the step is faster; of capacities the larger.
+
+    What hides behind another number in the middle of the bounds may show at their ends, so each is
+    asked again from the corner found, until none changes.
+    """
+    best = {name: math.sqrt(math.prod(bounds[name])) for name in free}
+    for name in filter(is_capacity, free):
+        best[name] = bounds[name][0 if name == "stack/reserve_share" else 1]
+    rates = [name for name in free if not is_capacity(name)]
+    placement = target.placed(with_numbers(target.system, best))
+    for _ in range(1 + len(rates)):
+        before = dict(best)
+        for name in rates:
+            times = [
+                exact(target.work, with_numbers(target.system, best | {name: end}), placement)
+                for end in bounds[name]
+            ]
+            if times[0] != times[1]:
+                best[name] = bounds[name][int(times[1] < times[0])]
+            elif before[name] not in bounds[name]:  # it makes no difference yet
+                best[name] = bounds[name][1]
+        if best == before:
+            break
     return best
 
 

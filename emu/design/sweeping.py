@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from emu.design.block import Block, known_columns
 from emu.design.counts import Array
-from emu.design.executors import in_ray, in_threads
+from emu.design.executors import Executor, check_executor, computed
 from emu.design.family import Rules, family, is_capacity
 from emu.design.grid import SystemGrid, WorkGrid
 from emu.design.store import Store
@@ -28,10 +28,7 @@ from emu.errors import EmuError
 from emu.system import System
 from emu.work import Work
 
-Executor = Literal["threads", "ray"]
-
 BLOCK_POINTS = 1 << 18
-_RUN = {"threads": in_threads, "ray": in_ray}
 
 
 def sweep(
@@ -61,8 +58,7 @@ def sweep(
         another sweep was written to.
     """
     kept = known_columns(columns)
-    if executor not in _RUN:
-        raise EmuError(f"design: executor is 'threads' or 'ray', not {executor!r}")
+    check_executor(executor)
     blocks = list(blocks_of(works, systems, placements))
     store = None if to is None else Store.opened(Path(to), blocks, kept)
     waiting = [block for block in blocks if store is None or not store.has(block.number)]
@@ -80,13 +76,6 @@ def sweep(
     if store is not None:
         return store.folder
     return _joined(frames)
-
-
-def computed(
-    blocks: Sequence[Block], columns: Sequence[str] | None, executor: Executor = "threads"
-) -> Iterator[tuple[Block, dict[str, Any]]]:
-    """Each block's results, in order, a few blocks under way at once."""
-    return _RUN[executor](blocks, columns)
 
 
 def blocks_of(

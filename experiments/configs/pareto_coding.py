@@ -37,5 +37,15 @@ def get_config() -> ConfigDict:
     )  # fmt: skip
     config.batch = (1, 2, 4, 8, 16, 32, 64, 128)
     config.context = 8000
-    config.executor = "threads"  # "ray" spreads the points over a Ray cluster (extra ray)
+    config.users = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)  # tokens/s: who gives them for least
+    # Assumed, as in ten_percent.py; others: the catalogue's rent, or its price written off.
+    config.usd_per_chip_hour = ConfigDict(
+        {"h100": 2.5, "mi300x": 2.5, "tpu-v7": 5.0, "jalapeno": 4.0}
+    )
+    config.costs = ConfigDict()  # all assumed
+    config.costs.write_off_years = 4.0
+    config.costs.beside_chips = 1.5  # hosts, network and building, over the chips alone
+    config.costs.usd_per_kwh = 0.08
+    config.costs.cooling = 1.2
+    config.executor = "threads"  # --executor=ray spreads rows over a Ray cluster (extra ray)
     return config

@@ -25,4 +25,5 @@ def get_config() -> ConfigDict:
     config.bandwidth_tb_per_s = (0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0)
     config.on_chip_bandwidth_tb_per_s = 30.0  # assumed, whatever the capacity
     config.lines_ms = (2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
+    config.executor = "threads"  # --executor=ray spreads rows over a Ray cluster (extra ray)
     return config

@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     free.hop = _free("chip/c2c/latency_s", 2e-8, 3e-6, 300e-9, 200.0, -1.0)
     free.link = _free("chip/c2c/bandwidth_bytes_per_s", 1e10, 5e12, 235e9, 300.0, 1.0)
     free.kernel = _free("chip/kernel_s", 5e-8, 1e-5, 1.9e-6, 500.0, -1.0)
+    config.executor = "threads"  # --executor=ray spreads rows over a Ray cluster (extra ray)
     return config
 
 

@@ -38,6 +38,7 @@ class Settings:
     bandwidth_tb_per_s: tuple[float, ...]  # off chip, of one chip
     on_chip_bandwidth_tb_per_s: float
     lines_ms: tuple[float, ...]
+    executor: str  # threads, or ray
 
     def __post_init__(self) -> None:
         for name in ("capacity_gb", "bandwidth_tb_per_s", "lines_ms"):
@@ -60,7 +61,7 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     fixed = {
         name: value
         for name, value in dataclasses.asdict(settings).items()
-        if name not in ("capacity_gb", "lines_ms")
+        if name not in ("capacity_gb", "lines_ms", "executor")
     }
 
     def answer(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import emu
 from emu.design import WorkGrid
+from emu.design.executors import check_executor, in_ray
 from experiments.deployment import Served
 from experiments.predicted_rows import code
 from experiments.progress import progress
@@ -33,21 +34,27 @@ def rows_of(
 ) -> tuple[str, ...]:
     """A row for each thing asked, made if it is not there; the keys of all, in order.
 
-    What cannot be has a row too, which says why (`refused`).
+    What cannot be has a row too, which says why (`refused`). `settings.executor` "threads" answers
+    one after the other, "ray" on a cluster's workers; rows and their order are the same.
     """
     questions = list(asked)
-    keys = [key(name, code(), **{n: _word(v) for n, v in one.items()}) for one in questions]
-    todo = [k for k in keys if k not in results]
+    origin = code((f"design/{name}", "design/stepped"))
+    keys = [key(name, origin, **{n: _word(v) for n, v in one.items()}) for one in questions]
+    todo = {k: one for k, one in zip(keys, questions, strict=True) if k not in results}
     tell_redone(results, todo)
+
+    def answered(wanted: str) -> dict[str, Any]:
+        try:
+            return answer(todo[wanted])
+        except emu.EmuError as error:
+            return {"refused": str(error)}
+
+    check_executor(settings.executor)
+    one_by_one = ((wanted, answered(wanted)) for wanted in todo)
+    answers = in_ray(answered, todo) if settings.executor == "ray" else one_by_one
     with progress(len(todo), name, "row") as bar:
-        for one, wanted in zip(questions, keys, strict=True):
-            if wanted in results:
-                continue
-            try:
-                measured = answer(one)
-            except emu.EmuError as error:
-                measured = {"refused": str(error)}
-            results.append(row(wanted, name, settings, measured))
+        for wanted, found in answers:
+            results.append(row(wanted, name, settings, found))
             bar.update()
     return tuple(keys)
 

@@ -47,6 +47,7 @@ class Settings:
     tokens_per_s: tuple[float, ...]
     free: dict[str, Free]
     fixed_usd: float  # of a chip, whatever its numbers
+    executor: str  # threads, or ray
 
     def __post_init__(self) -> None:
         if not self.models or not self.free or not self.tokens_per_s:
@@ -56,7 +57,8 @@ class Settings:
 def run(settings: Settings, results: Results) -> tuple[str, ...]:
     """A row for each model and speed."""
     everything = dataclasses.asdict(settings)
-    fixed = {n: everything[n] for n in everything if n not in ("models", "tokens_per_s")}
+    apart = ("models", "tokens_per_s", "executor")
+    fixed = {n: everything[n] for n in everything if n not in apart}
     asked = [
         {"model": served, "tokens_per_s": speed, **fixed}
         for served in settings.models.values()

@@ -19,7 +19,7 @@ from emu.design import blocks_of, computed
 def kill_a_worker() -> int:
     """Kills a process that computes blocks; its number, 0 if there is none."""
     for process in psutil.process_iter(["pid", "cmdline"]):
-        if process.info["cmdline"] and "ray::results_of" in process.info["cmdline"][0]:
+        if process.info["cmdline"] and "ray::_results" in process.info["cmdline"][0]:
             os.kill(process.info["pid"], signal.SIGKILL)
             return int(process.info["pid"])
     return 0
