@@ -5,8 +5,10 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.configs import pareto_coding, residency_map, what_would_it_take
+import emu
+from experiments.configs import pareto_coding, quickstart, residency_map, what_would_it_take
 from experiments.design.pareto_coding import front
+from experiments.errors import ExperimentError
 from experiments.run import chosen
 from experiments.workdir import open_results
 
@@ -68,19 +70,52 @@ def test_fronts_over_batch_and_split(tmp_path):
     config = pareto_coding.get_config()
     del config.models.llama, config.models.qwen
     config.models.gpt_oss = {"model": "llama-3.2-1b", "weights": "fp8", "kv": "fp8"}
-    config = small(config, chips=("h100", "wse-3"), batch=(1, 16), context=500)
+    config = small(config, chips=("h100", "wse-3", "mi325x"), batch=(1, 16), context=500)
     report, _ = run(config, tmp_path)
-    for line in (tmp_path / "results.jsonl").read_text().splitlines():
-        points = pd.DataFrame(json.loads(line)["measured"]["points"])
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    measured = [json.loads(line)["measured"] for line in lines]
+    for of in measured:
+        points = pd.DataFrame(of["front"])
         users, chips = points["tokens_per_s_per_user"], points["tokens_per_s_per_chip"]
         assert users.is_monotonic_decreasing
         assert chips.is_monotonic_increasing
         assert len(points) >= 2
+        assert of["fastest"]["batch"] == of["most_per_chip"]["batch"] == [1, 16]
     assert "fastest for one user on wse-3" in report.answer[0]
-    assert [panel.y_label for panel in report.figures[0].panels] == [
-        "tokens/s per chip",
-        "tokens per joule",
-    ]
+    fitted, ideal = report.figures
+    of_panel = {panel.y_label: [s.label for s in panel.series] for panel in fitted.panels}
+    assert of_panel == {
+        name: ["h100", "wse-3"]
+        for name in ("tokens/s per chip", "tokens per joule", "tokens per USD")
+    }
+    # Nobody has published what an hour of an MI325X costs, nor what its software reaches.
+    assert [[s.label for s in panel.series] for panel in ideal.panels] == [["mi325x"]] * 2 + [[]]
+    h100 = measured[0]["front"]
+    dearest = max(report.figures[0].panels[2].series[0].y)
+    assert dearest == pytest.approx(3600 / 2.5 * max(h100["tokens_per_s_per_chip"]))
+
+
+def test_experts_go_to_replicas_where_that_is_better(tmp_path):
+    config = pareto_coding.get_config()
+    del config.models.llama, config.models.qwen
+    config.models.gpt_oss.model = "gpt-oss-20b"
+    config = small(config, chips=("h100",), batch=(1, 256), context=500)
+    report, _ = run(config, tmp_path)
+    (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
+    splits = {words for split in json.loads(line)["measured"]["splits"] for words in split.split()}
+    assert {"t8", "d8", "e8"} <= splits
+    best = {row[1]: row[2] for row in report.tables[-1].rows}  # the fastest for a user, by batch
+    assert best["1"] == "8 chips: t8"
+    assert best["256"] == "8 chips: d8 e8"
+
+
+def test_an_executor_is_for_what_is_spread(tmp_path):
+    _, settings = chosen(residency_map.get_config(), "ray")
+    assert settings.executor == "ray"
+    with pytest.raises(ExperimentError, match="--executor: quickstart is not spread"):
+        chosen(quickstart.get_config(), "ray")
+    with pytest.raises(emu.EmuError, match="executor is 'threads' or 'ray', not 'slurm'"):
+        run(residency(executor="slurm"), tmp_path)
 
 
 def test_a_front_keeps_what_nothing_beats():
