@@ -57,11 +57,16 @@ def rotated(
     lists = [list(leaves)]
     pages = LargePages()
     lists += [
-        [pages.put(leaf, leaf.sharding) if far else leaf for leaf, far in paired]
+        [pages.put(leaf, _bound_to(leaf)) if far else leaf for leaf, far in paired]
         for _ in range(copies - 1)
     ]
     jax.block_until_ready(lists)
     return lists
+
+
+def _bound_to(leaf: jax.Array) -> jax.sharding.Sharding | None:
+    """Where a copy is to be; jit compiles anew for one that is committed where the leaf was not."""
+    return leaf.sharding if leaf.committed else None
 
 
 def _on_one_device(leaf: jax.Array) -> int:

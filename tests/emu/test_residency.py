@@ -135,6 +135,24 @@ def test_every_off_chip_copy_is_a_buffer_of_its_own_and_on_chip_there_is_one():
     assert seen[-1] == seen[0]  # round again
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_all_copies_go_through_one_compiled_program(committed):
+    given = weights()
+    if committed:
+        given = jax.device_put(given, jax.devices()[0])
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(weights, state):
+        return state + weights["norm"]["scale"]
+
+    realized = realize(step, placed(given, "off-chip"), given)
+    assert realized.copies > 2
+    state = jnp.zeros(8)
+    for _ in range(realized.copies):
+        realized(state.copy())
+    assert step._cache_size() == 1
+
+
 @pytest.mark.parametrize(
     ("off_chip", "cache", "copies"),
     [
