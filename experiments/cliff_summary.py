@@ -4,8 +4,10 @@ All of it is arithmetic over measured medians. The *advantage* of a size is off-
 on-chip time; the one that is quoted is that of the largest size that fits on chip, since the
 largest of many noisy ones would be the luckiest. The *cliff* is the number of weight bytes at which
 half of that advantage is gone, between two measured sizes by interpolation in the logarithm of
-bytes. A mixed placement is held against *hot plus cold*: what its on-chip part takes when it is a
-model of its own, plus what its off-chip part takes so.
+bytes. A mixed placement is held against *hot plus cold*: the same program's time with all weights
+on chip and with all off chip, timed by turns with it, each for its share of the bytes; what a call
+costs, which is most of a small step, is so counted once. Past the cache, where nothing tells what
+the on-chip part would take alone, the halves of a model are held against smaller models.
 """
 
 import dataclasses
@@ -216,7 +218,9 @@ def mixed(points: Iterable[Point]) -> list[Mixed]:
     for p in points:
         if p.placement in ("on-chip", "off-chip"):
             continue
-        parts = (_halves if p.placement == "half-on-chip" else _shares)(p, measured)
+        parts = _shares(p, measured)
+        if parts is None and p.placement == "half-on-chip":
+            parts = _halves(p, measured)
         if parts is not None:
             found.append(Mixed(point=p, hot_s=parts[0], cold_s=parts[1]))
     return found

@@ -107,12 +107,12 @@ def _mixed_table(points: Sequence[Point]) -> Table:
             "fits",
         ),
         rows=tuple(rows),
-        note="half-on-chip: hot is the on-chip time of a model of the first half of the layers, "
-        "cold the off-chip time of one of as many layers as the others (of the nearest number that "
-        "was measured, by layers); what a call costs is in both. Others, only where all of the "
-        "model fits on chip: the same model's on-chip and off-chip times, each for its share of "
-        "the bytes. past the cache: both parts together exceed the on-chip memory, so that the "
-        "cold one may evict the hot one, and the ratio says nothing of the model hot plus cold.",
+        note="Where all of the model fits on chip, hot and cold are the same program's on-chip and "
+        "off-chip times, by turns with it, each for its share of the bytes. Past the cache both "
+        "parts together exceed the on-chip memory, so that the cold one may evict the hot one; hot "
+        "is then the on-chip time of a model of the first half of the layers, cold the off-chip "
+        "time of one of as many layers as the others (of the nearest number that was measured, by "
+        "layers), and what a call costs is in both.",
     )
 
 

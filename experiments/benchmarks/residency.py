@@ -23,7 +23,12 @@ PLACEMENTS = ("on-chip", "off-chip", "half-on-chip")
 def measured(model: str, dtypes: tuple[str, ...]) -> list[Point]:
     """The sweep's points for all dtypes, sizes and placements."""
     settings = cliff.Settings(
-        model=model, dtypes=dtypes, layers=LAYERS, thin=THIN, placements=PLACEMENTS
+        model=model,
+        dtypes=dtypes,
+        layers=LAYERS,
+        thin=THIN,
+        placements=PLACEMENTS,
+        fresh_host=True,  # in the same run as what is held against it
     )
     with tempfile.TemporaryDirectory() as folder, ResultsFile(Path(folder)) as results:
         cliff.run(settings, results)

@@ -128,15 +128,15 @@ def test_a_cpus_memory_kinds_are_said_to_be_one_memory() -> None:
     assert line.startswith("On a CPU llc and dram are the same memory, so neither is faster")
 
 
-def test_half_is_held_against_its_halves_as_models_of_their_own() -> None:
+def test_half_is_held_against_its_halves_and_past_the_cache_against_models_of_their_own() -> None:
     half = point(2, "half-on-chip", 310e-6, on_chip_share=0.5)
     past = point(8, "half-on-chip", 1e-3, on_chip_share=0.5)
     unknown = point(32, "half-on-chip", 1.0, on_chip_share=0.5)  # 16 on chip, 16 off: measured
     other = point(6, "half-on-chip", 1.0, on_chip_share=0.5)  # three on chip were not
     found = cliff_summary.mixed([*SWEEP, half, past, unknown, other])
     assert [m.point.layers for m in found] == [2, 8, 32]
-    assert found[0].hot_s == pytest.approx(100e-6)  # one layer on chip
-    assert found[0].cold_s == pytest.approx(200e-6)  # one layer off chip
+    assert found[0].hot_s == pytest.approx(100e-6)  # half of two layers on chip
+    assert found[0].cold_s == pytest.approx(200e-6)  # half of two layers off chip
     assert found[0].ratio == pytest.approx(310 / 300)
     assert found[1].hot_s == pytest.approx(4 * 120e-6)
     assert found[1].cold_s == pytest.approx(4 * 200e-6)
