@@ -8,7 +8,9 @@ distribution of prefixes itself: a session begins at a random share u of it, eac
 small share, and after 1 it begins again at 0. So u is uniform at every step and prefixes have the
 published distribution at any speed; the speed is the published mean growth. What is appended
 depends on the prefix by bins, as published: most of it has been in the cache before and was lost,
-so that it is not the growth. Tool times of one request are alike (a Gaussian copula); its first
+so that it is not the growth. Tool times of one request are alike (a Gaussian copula), and the model
+takes the shorter the longer the tools do: so the medians of a request and of the model's part of it
+are as far apart as published, which they are not where the two are independent. A request's first
 step takes longer.
 """
 
@@ -111,14 +113,16 @@ def _sessions(of: Workload, streams: Streams, start: Floats) -> Traffic:
     at = (streams["prefix"].random(len(start))[session] + speed * in_session) % 1.0
     prefix_tokens = np.round(prefix.at(at)).astype(np.int64)
 
-    shared, own = of.figure("same_tools"), np.sqrt(1 - of.figure("same_tools") ** 2)
+    shared, own = _weights(of.figure("same_tools"))
     of_request = streams["tool_request"].standard_normal(len(owner))[request]
     score = shared * of_request + own * streams["tool"].standard_normal(calls)
     tool_s = np.where(last, 0.0, of.quantile("tool_s").at(ndtr(score)))
 
     longer = of.figure("first_llm")
     others = -longer / (of.figure("steps_per_request") - 1)
-    llm = streams["llm"].standard_normal(calls) + np.where(first, longer, others)
+    against, apart = _weights(of.figure("llm_against_tools"))
+    llm = apart * streams["llm"].standard_normal(calls) - against * of_request
+    llm += np.where(first, longer, others)
 
     wait_s = of.quantile("wait_s").at(streams["wait"].random(len(owner)))[request]
     before = np.append(0.0, tool_s[:-1])
@@ -134,6 +138,16 @@ def _sessions(of: Workload, streams: Streams, start: Floats) -> Traffic:
         tool_s=tool_s,
         observed_llm_s=of.quantile("llm_s").at(ndtr(llm)),
     )
+
+
+def _weights(correlation: float) -> tuple[float, float]:
+    """Of what is shared and of what is not, in a normal score of deviation 1.
+
+    Raises ExperimentError for what is no correlation.
+    """
+    if not -1 <= correlation <= 1:
+        raise ExperimentError(f"a correlation lies between -1 and 1: {correlation:g}")
+    return correlation, float(np.sqrt(1 - correlation**2))
 
 
 def _appended(of: Workload, prefix: Ints, shares: Floats) -> Ints:
