@@ -52,6 +52,7 @@ class Series:
     style: Literal["line", "points", "dashed"] = "line"
     low: tuple[float, ...] = ()  # the ends of the whiskers, where there are any
     high: tuple[float, ...] = ()
+    band: bool = False  # an area from the lows to the highs in the place of whiskers
     like: str = ""
 
 
@@ -218,7 +219,9 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     for series in panel.series:
         colour, own_marker = looks[series.like or series.label]
-        if series.low:
+        if series.low and series.band:
+            axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.15, lw=0)
+        elif series.low:
             axes.vlines(series.x, series.low, series.high, color=colour, alpha=0.35, linewidth=1.5)
         line, marker, faint = {
             "line": ("-", own_marker, 1.0),
@@ -236,7 +239,11 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
             alpha=faint,
             label=series.label,
         )
-    if not panel.log_y:
+    if panel.log_y:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
         axes.set_ylim(bottom=0)
     for x, label in panel.marks:
         axes.axvline(x, color="#444444", linewidth=1, linestyle=":")

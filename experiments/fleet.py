@@ -10,6 +10,8 @@ from experiments import fleet_report
 from experiments.costs import Costs
 from experiments.deployment import Deployment, Hardware, Served, on_each
 from experiments.errors import ExperimentError
+from experiments.fleet_known import Fleet
+from experiments.fleet_plan import Pair
 from experiments.predicted_rows import code, table, tables
 from experiments.progress import progress
 from experiments.results import Results, Row
@@ -19,6 +21,7 @@ from experiments.serving.levels import Level
 from experiments.serving.policy import Policy
 from experiments.session_time import Service
 from experiments.settings import as_dict
+from experiments.step_times import StepTimes
 from experiments.workloads.workload import workload
 
 NAME = "fleet"
@@ -26,6 +29,7 @@ SIMULATION = (
     "session_time", "serving/caches", "serving/capacity", "serving/levels", "serving/policy",
     "serving/simulation", "workloads/quantiles", "workloads/sampling", "workloads/traffic",
 )  # fmt: skip
+ENDS = ("typical", "low", "high")  # of the range of step times
 _CAPACITY = "capacity"
 
 
@@ -90,31 +94,31 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     made = dict(zip(settings.systems, (table(results[k]) for k in table_keys), strict=True))
     asked = list(_asked(settings))
     with progress(sum(k not in results for *_, k in asked), "capacity", "pair") as bar:
-        for name, system, of_pair in asked:
+        for name, system, end, of_pair in asked:
             if of_pair not in results:
-                found = _capacity(settings, name, made[system])
+                found = _capacity(settings, name, made[system], end)
                 results.append(row(of_pair, _CAPACITY, settings, found))
                 bar.update()
     for name in settings.classes:
-        _check_served(name, {s: results[k]["measured"] for n, s, k in asked if n == name})
+        of_class = [(s, k) for n, s, end, k in asked if n == name and end == "typical"]
+        _check_served(name, {s: results[k]["measured"] for s, k in of_class})
     return (*table_keys, *(k for *_, k in asked))
 
 
-def _asked(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Each class and system, and the key of its row."""
+def _asked(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Each class and system at each of `ENDS`, and the key of its row."""
     for name, of_class in settings.classes.items():
         for system, deployment in deployments(settings).items():
             fields = as_dict(deployment)
             hardware = {n: v for n, v in fields["hardware"].items() if not n.startswith("price")}
             level = {f"level_{n}": v for n, v in as_dict(of_class.level).items()}
-            yield (
-                name,
-                system,
-                key(
+            for end in ENDS:
+                of_pair = key(
                     _CAPACITY,
                     code(SIMULATION),
                     workload=of_class.workload,
                     simulated=of_class.simulated,
+                    steps=end,
                     **level,
                     **fields["served"],
                     **{f"chip_{n}": str(v).replace(" ", "_") for n, v in hardware.items()},
@@ -122,18 +126,18 @@ def _asked(settings: Settings) -> Iterator[tuple[str, str, str]]:
                     **as_dict(settings.policy),
                     window=settings.window_tokens,
                     seed=settings.seed,
-                ),
-            )
+                )
+                yield name, system, end, of_pair
 
 
-def _capacity(settings: Settings, name: str, times: Any) -> dict[str, Any]:
+def _capacity(settings: Settings, name: str, times: StepTimes | str, end: str) -> dict[str, Any]:
     if isinstance(times, str):
         return {"sessions_per_s": 0.0, "missed": [times]}
     of_class = settings.classes[name]
     try:
         found = capacity(
             workload(of_class.workload),
-            times,
+            times.at_end(end),
             settings.service,
             settings.policy,
             of_class.level,
@@ -159,7 +163,10 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
     """What the rows say."""
     number = len(settings.systems)
     made = dict(zip(settings.systems, map(table, rows[:number]), strict=True))
-    pairs = [(name, system) for name, system, _ in _asked(settings)]
-    found = dict(zip(pairs, (row["measured"] for row in rows[number:]), strict=True))
+    found: dict[str, dict[Pair, Any]] = {end: {} for end in ENDS}
+    for (name, system, end, _), one in zip(_asked(settings), rows[number:], strict=True):
+        found[end][name, system] = one["measured"]
     times = {system: of for system, of in made.items() if not isinstance(of, str)}
-    return fleet_report.report(settings, times, found)
+    return fleet_report.report(
+        Fleet(settings=settings, times=times, found=found["typical"], ends=found)
+    )

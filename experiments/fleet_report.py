@@ -1,7 +1,6 @@
 """What the rows of `fleet` say: capacities, plans, the curve, and who serves which price tier."""
 
 import dataclasses
-import functools
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -12,142 +11,42 @@ import numpy as np
 from emu.report import Figure, Panel, Report, Series, Table
 from experiments.assumptions import elasticity_table, number_table
 from experiments.costs import price
-from experiments.fleet_plan import Demand, Pair, Plan, plan
+from experiments.fleet_known import Fleet, Measured
+from experiments.fleet_ranges import Curve, Spread, curve
 from experiments.seconds_saved_report import MODEL_NOTE
-from experiments.step_times import StepTimes
 from experiments.wording import figures
-from experiments.workloads.sampling import sample
-from experiments.workloads.workload import workload
 
 if TYPE_CHECKING:
-    from experiments.fleet import Class, Settings
+    from experiments.fleet import Settings
 
-Measured = Mapping[Pair, Mapping[str, Any]]
-Plans = Mapping[float, Plan | None]
-_SHARES = tuple(n / 20 for n in range(21))
+Curves = Mapping[str, Curve]
+_SHARES = tuple(n / 10 for n in range(11))
 _ASKED_SHARE = 0.1
+_RANGE_NOTE = (
+    "Ranges: each stack's step times at the low and the high end of their 80 % range, simulated "
+    "and planned again, added in quadrature; prices, traffic, promises and the workloads' "
+    "assumptions stay."
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Session:
-    """The mean session of a class."""
-
-    calls: float
-    requests: float
-    cached_tokens: float
-    new_tokens: float
-    output_tokens: float
-
-
-@functools.lru_cache(maxsize=32)
-def session(of_class: "Class", window: int, seed: int) -> Session:
-    """As it is drawn."""
-    of = workload(of_class.workload)
-    traffic = sample(of, sessions=of_class.simulated, per_s=1.0, seed=seed).within(window)
-    number = of_class.simulated
-    return Session(
-        calls=len(traffic) / number,
-        requests=(int(traffic.request[-1]) + 1) / number,
-        cached_tokens=float(traffic.prefix_tokens.sum()) / number,
-        new_tokens=float(traffic.append_tokens.sum()) / number,
-        output_tokens=float(traffic.output_tokens.sum()) / number,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fleet:
-    """The question with all that is known."""
-
-    settings: "Settings"
-    times: Mapping[str, StepTimes]
-    found: Measured
-
-    @property
-    def demands(self) -> dict[str, Demand]:
-        """Of each class."""
-        return {
-            name: Demand(sessions_per_s=of.sessions_per_s, calls_per_session=self.of(name).calls)
-            for name, of in self.settings.classes.items()
-        }
-
-    def of(self, name: str) -> Session:
-        """The mean session of a class."""
-        return session(self.settings.classes[name], self.settings.window_tokens, self.settings.seed)
-
-    def usd_per_hour(self, system: str) -> float:
-        """Of an instance."""
-        hardware = self.settings.systems[system]
-        return price(hardware, self.times[system], self.settings.costs).usd_per_hour
-
-    def planned(self, share: float | None, *, proven: bool = False) -> Plan | None:
-        """The cheapest plan with this share of calls on the fast systems.
-
-        Nobody moves traffic to a machine that is slower than those that it is on: fast systems for
-        which that is so take no part where a share is asked for. proven: without systems whose
-        software nobody has published.
-        """
-        able = {pair: made for pair, made in self.found.items() if made["sessions_per_s"]}
-        if proven:
-            able = {p: made for p, made in able.items() if p[1] not in self.settings.unproven}
-        if share:
-            slow = self.planned(0.0, proven=proven)
-            if slow is None:
-                return None
-            able = {p: made for p, made in able.items() if not self._is_slower(p, slow)}
-            if {name for name, _ in able} < set(self.settings.classes):
-                return None
-        return plan(
-            self.demands,
-            {pair: made["sessions_per_s"] for pair, made in able.items()},
-            {system: self.usd_per_hour(system) for system in self.times},
-            fast=self.settings.fast,
-            share=share,
-        )
-
-    def _is_slower(self, pair: Pair, slow: Plan) -> bool:
-        """Whether it is a fast system, and slower than what serves the class in this plan."""
-        name, system = pair
-        mean = float(self.found[pair]["at"]["request_mean_s"])
-        return system in self.settings.fast and mean >= self.request_s(slow, name)
-
-    def request_s(self, made: Plan, name: str) -> float:
-        """Seconds of the model's part of the mean request of a class, over a plan's systems."""
-        of = {pair: y for pair, y in made.sessions_per_s.items() if pair[0] == name}
-        total = sum(y * self.found[pair]["at"]["request_mean_s"] for pair, y in of.items())
-        return float(total / sum(of.values()))
-
-    def saved_s(self, made: Plan, slow: Plan) -> float:
-        """Seconds that a request which is moved to a fast system is shorter, on average."""
-        saved = moved = 0.0
-        for (name, system), y in made.sessions_per_s.items():
-            if system in self.settings.fast:
-                requests = y * self.of(name).requests
-                mean = self.found[name, system]["at"]["request_mean_s"]
-                saved += requests * (self.request_s(slow, name) - mean)
-                moved += requests
-        return saved / moved if moved else 0.0
-
-
-def report(settings: "Settings", times: Mapping[str, StepTimes], found: Measured) -> Report:
+def report(fleet: Fleet) -> Report:
     """See the module."""
-    fleet = Fleet(settings=settings, times=times, found=found)
-    but = f"HBM machines but {', '.join(settings.unproven)}"
-    plans = {
-        "all HBM machines": {share: fleet.planned(share) for share in _SHARES},
-        but: {share: fleet.planned(share, proven=True) for share in _SHARES},
-    }
+    but = f"HBM machines but {', '.join(fleet.settings.unproven)}"
+    curves = {"all HBM machines": curve(fleet, _SHARES, proven=False)}
+    if fleet.settings.unproven:
+        curves[but] = curve(fleet, _SHARES, proven=True)
     return Report(
         title="Which share of the inference should go to machines that run from SRAM?",
-        answer=tuple(_answer(fleet, plans)),
-        figures=(_curve(fleet, plans),),
+        answer=tuple(_answer(fleet, curves)),
+        figures=(_curve(curves),),
         tables=(
             _capacities(fleet),
-            *(_plans(fleet, name, of) for name, of in plans.items()),
-            *(_shares(fleet, name, of) for name, of in plans.items()),
+            *(_plans(name, of) for name, of in curves.items()),
+            *(_shares(name, of) for name, of in curves.items()),
             _tiers(fleet),
             _prices(fleet),
             *_elasticities(fleet),
-            number_table(times),
+            number_table(fleet.times),
         ),
     )
 
@@ -168,15 +67,17 @@ def _elasticities(fleet: Fleet) -> tuple[Table, ...]:
 
 
 def _premium(fleet: Fleet) -> float | None:
-    slow, some = fleet.planned(0.0, proven=True), fleet.planned(_ASKED_SHARE, proven=True)
+    plans = fleet.plans([_ASKED_SHARE], proven=True)
+    slow, some = plans[0.0], plans[_ASKED_SHARE]
     return some.usd_per_hour - slow.usd_per_hour if slow and some else None
 
 
-def _answer(fleet: Fleet, plans: Mapping[str, Plans]) -> list[str]:
+def _answer(fleet: Fleet, curves: Curves) -> list[str]:
     lines = []
-    for name, of in plans.items():
-        slow, some = of[0.0], of[_ASKED_SHARE]
-        if slow is None or some is None:
+    for name, of in curves.items():
+        slow, some = of.plans[0.0], of.plans[_ASKED_SHARE]
+        costs, seconds = of.over_none_range(_ASKED_SHARE), of.saved_range_s(_ASKED_SHARE)
+        if slow is None or some is None or costs is None or seconds is None:
             lines.append(
                 f"Beside {name}: nothing is gained. No plan puts {_ASKED_SHARE:.0%} of the calls "
                 "on fast systems that are not slower than what serves them without."
@@ -189,11 +90,21 @@ def _answer(fleet: Fleet, plans: Mapping[str, Plans]) -> list[str]:
         )
         lines.append(
             f"Beside {name}: {_ASKED_SHARE:.0%} of the model calls on fast systems ({moved}) make "
-            f"the fleet {_percent(some, slow)} dearer, {figures(some.usd_per_hour)} dollars an "
-            f"hour against {figures(slow.usd_per_hour)}; a request that is moved is "
-            f"{_seconds(fleet.saved_s(some, slow))}."
+            f"the fleet {figures(some.usd_per_hour / slow.usd_per_hour)} times as dear "
+            f"({figures(costs.low)} to {figures(costs.high)}), {figures(some.usd_per_hour)} "
+            f"dollars an hour against {figures(slow.usd_per_hour)}; a request that is moved is "
+            f"{_seconds(fleet.saved_s(some, slow))} ({seconds.low:.2f} to {seconds.high:.2f})"
+            f"{_unless(costs.without)}."
         )
-    return [*lines, MODEL_NOTE + " Prices that nobody publishes are assumed; see the tables."]
+    return [
+        *lines,
+        MODEL_NOTE,
+        f"{_RANGE_NOTE} Prices that nobody publishes are assumed; see the tables.",
+    ]
+
+
+def _unless(without: tuple[str, ...]) -> str:
+    return f"; there is no such plan with {', or with '.join(without)}" if without else ""
 
 
 def _seconds(saved: float) -> str:
@@ -201,15 +112,13 @@ def _seconds(saved: float) -> str:
     return f"{figures(abs(saved))} s {word} on average"
 
 
-def _percent(made: Plan, slow: Plan) -> str:
-    return f"{100 * (made.usd_per_hour / slow.usd_per_hour - 1):.1f} %"
-
-
 def _capacities(fleet: Fleet) -> Table:
     rows = []
     for (name, system), made in fleet.found.items():
+        ends = [fleet.ends[end][name, system]["sessions_per_s"] * 3600 for end in ("high", "low")]
+        spread = f"{figures(ends[0])} to {figures(ends[1])}"
         if not made["sessions_per_s"]:
-            rows.append((name, system, "0", *["-"] * 7, "; ".join(made["missed"])))
+            rows.append((name, system, "0", spread, *["-"] * 7, "; ".join(made["missed"])))
             continue
         per_s, at = made["sessions_per_s"], made["at"]
         usd = fleet.usd_per_hour(system) / 3600 / per_s
@@ -220,6 +129,7 @@ def _capacities(fleet: Fleet) -> Table:
                 name,
                 system,
                 figures(per_s * 3600),
+                spread,
                 f"{at['ttft_p99_s']:.3g}",
                 figures(at["tokens_per_s_p50"]),
                 figures(at["request_mean_s"]),
@@ -233,81 +143,86 @@ def _capacities(fleet: Fleet) -> Table:
     return Table(
         title="What one instance takes on, keeping what is promised",
         columns=(
-            "class", "system", "sessions/h", "TTFT p99 s", "tokens/s", "request s", "$/session",
-            "$/M output", "kJ/session", "busy", "why not",
+            "class", "system", "sessions/h", "80 % range", "TTFT p99 s", "tokens/s", "request s",
+            "$/session", "$/M output", "kJ/session", "busy", "why not",
         ),
         rows=tuple(rows),
-        note="tokens/s: of one user, median call. Request: the model's part of the mean one. "
-        "Energy: stated power of all chips, at all times.",
+        note="Range: simulated again with step times at the slow and at the fast end of theirs; "
+        "0: what is promised is not kept there. $ and J of a session fall as its number rises. "
+        "tokens/s: of one user, median call. Request: the model's part of the mean one. Energy: "
+        "stated power of all chips, at all times.",
     )  # fmt: skip
 
 
-def _plans(fleet: Fleet, beside: str, plans: Plans) -> Table:
-    rows = []
-    for label, made in (
-        ("none on fast systems", plans[0.0]),
-        (f"{_ASKED_SHARE:.0%} on fast systems", plans[_ASKED_SHARE]),
-        ("all on fast systems", plans[1.0]),
+def _plans(beside: str, of: Curve) -> Table:
+    fleet, rows = of.fleet, []
+    for label, share in (
+        ("none on fast systems", 0.0),
+        (f"{_ASKED_SHARE:.0%} on fast systems", _ASKED_SHARE),
+        ("all on fast systems", 1.0),
     ):
+        made = of.plans[share]
         if made is None:
-            rows.append((label, "-", "-", "-", "cannot be done"))
+            rows.append((label, "-", "-", "-", "-", "-", "cannot be done"))
             continue
-        for (name, system), count in made.instances.items():
-            share = made.sessions_per_s.get((name, system), 0.0)
-            share /= fleet.settings.classes[name].sessions_per_s
+        for (name, system), (count, fewest, most) in of.instances(share).items():
+            part = made.sessions_per_s.get((name, system), 0.0)
+            part /= fleet.settings.classes[name].sessions_per_s
             chips = count * fleet.times[system].chips
-            rows.append((label, name, system, f"{count} ({chips} chips)", f"{share:.0%}"))
+            ends = f"{fewest:,} to {most:,}"
+            rows.append((label, name, system, f"{count:,}", ends, f"{chips:,}", f"{part:.0%}"))
     return Table(
         title=f"Which class goes where, and on how many instances: {beside}",
-        columns=("plan", "class", "system", "instances", "share of the class"),
+        columns=(
+            "plan", "class", "system", "instances", "at the ends", "chips", "share of the class",
+        ),
         rows=tuple(rows),
-    )
+        note="At the ends: the fewest and the most where one stack's step times are at either end "
+        "of their 80 % range; 0 instances: only there does the system take part.",
+    )  # fmt: skip
 
 
-def _shares(fleet: Fleet, beside: str, plans: Plans) -> Table:
-    slow = plans[0.0]
+def _shares(beside: str, of: Curve) -> Table:
     rows = []
-    for share, made in plans.items():
-        if made is None or slow is None or round(20 * share) % 2:
+    for share, made in of.plans.items():
+        costs, seconds = of.over_none_range(share), of.saved_range_s(share)
+        if made is None or costs is None or seconds is None:
             continue
-        power = sum(n * fleet.times[system].power_w for (_, system), n in made.instances.items())
+        power = sum(n * of.fleet.times[system].power_w for (_, system), n in made.instances.items())
         rows.append(
             (
                 f"{share:.0%}",
                 figures(made.usd_per_hour),
-                _percent(made, slow),
+                figures(of.over_none(share) or 0.0),
+                f"{figures(costs.low)} to {figures(costs.high)}",
                 figures(power / 1e3),
-                f"{fleet.saved_s(made, slow):.2f}",
+                f"{of.saved_s(share):.2f}",
+                f"{seconds.low:.2f} to {seconds.high:.2f}",
+                ", ".join(costs.without),
             )
         )
     return Table(
-        title=f"Share of calls on fast systems, premium, and seconds saved: {beside}",
-        columns=("share", "$/hour", "premium", "kW", "s saved of a moved request"),
+        title=f"Share of calls on fast systems, what it costs, and seconds saved: {beside}",
+        columns=(
+            "share", "$/hour", "over none", "80 % range", "kW", "s saved of a moved request",
+            "80 % range", "no plan with",
+        ),
         rows=tuple(rows),
-        note="Fast systems: " + ", ".join(fleet.settings.fast) + ". Each line is the cheapest plan "
-        "with this share; which class is moved follows from that alone.",
+        note="Fast systems: " + ", ".join(of.fleet.settings.fast) + ". Over none: the fleet's "
+        "cost, over that without calls on fast systems. Each line is the cheapest plan with this "
+        f"share; which class is moved follows from that alone. {_RANGE_NOTE}",
+    )  # fmt: skip
+
+
+def _curve(curves: Curves) -> Figure:
+    costs = tuple(
+        _series(name, [(s, y, of.over_none_range(s)) for s in _SHARES if (y := of.over_none(s))])
+        for name, of in curves.items()
     )
-
-
-def _curve(fleet: Fleet, plans: Mapping[str, Plans]) -> Figure:
-    premiums, gains = [], []
-    for name, of in plans.items():
-        slow = of[0.0]
-        if slow is None:
-            continue
-        done = {share: made for share, made in of.items() if made is not None}
-        shares = tuple(100 * share for share in done)
-        costs = tuple(made.usd_per_hour / slow.usd_per_hour for made in done.values())
-        premiums.append(Series(label=name, x=shares, y=costs))
-        moved = {share: made for share, made in done.items() if share}
-        gains.append(
-            Series(
-                label=name,
-                x=tuple(100 * share for share in moved),
-                y=tuple(fleet.saved_s(made, slow) for made in moved.values()),
-                style="points",  # the next plan may move another class
-            )
-        )
+    gains = tuple(
+        _series(name, [(s, y, of.saved_range_s(s)) for s in _SHARES[1:] if (y := of.saved_s(s))])
+        for name, of in curves.items()
+    )
     return Figure(
         name="share",
         title="Moving traffic to machines that run from SRAM",
@@ -317,19 +232,31 @@ def _curve(fleet: Fleet, plans: Mapping[str, Plans]) -> Figure:
                 title="What it costs",
                 x_label="share of model calls moved, %",
                 y_label="cost of the fleet, over the one without",
-                series=tuple(premiums),
+                series=tuple(dataclasses.replace(of, band=True) for of in costs),
                 log_y=True,
             ),
             Panel(
                 title="What users gain",
                 x_label="share of model calls moved, %",
                 y_label="seconds saved of a moved request",
-                series=tuple(gains),
+                # Points: the next plan may move another class.
+                series=tuple(dataclasses.replace(of, style="points") for of in gains),
             ),
         ),
         note="Each point is the cheapest plan with this share, where there is one; traffic is not "
         "moved to machines that are slower. Seconds: the model's part of the mean request, "
-        "queueing included.",
+        f"queueing included. {_RANGE_NOTE}",
+    )
+
+
+def _series(name: str, points: list[tuple[float, float, Spread | None]]) -> Series:
+    spreads = [spread for *_, spread in points if spread]
+    return Series(
+        label=name,
+        x=tuple(100 * share for share, *_ in points),
+        y=tuple(y for _, y, _ in points),
+        low=tuple(spread.low for spread in spreads),
+        high=tuple(spread.high for spread in spreads),
     )
 
 
@@ -347,24 +274,30 @@ def _tiers(fleet: Fleet) -> Table:
         title=f"Revenue over cost at the prices of others, with {fleet.settings.model.model}",
         columns=("tier", "$/M in / out", "class", *fleet.times),
         rows=tuple(rows),
-        note="Of an instance at its capacity: above 1 is a profit; -: it does not serve the class, "
-        "or not at the tier's speed. Only tiers of the same model compare like with like; the "
-        "others say what a price would bear. Tokens in the cache are charged "
-        f"{fleet.settings.costs.cached_price:g} of the input price. Sources: "
+        note="Of an instance at its capacity, with the 80 % range of its step times: above 1 is a "
+        "profit; - and 0: it does not serve the class, or not at the tier's speed. Only tiers of "
+        "the same model compare like with like; the others say what a price would bear. Tokens in "
+        f"the cache are charged {fleet.settings.costs.cached_price:g} of the input price. Sources: "
         + "; ".join(f"{name}: {source}" for name, source in file["sources"].items())
         + ".",
     )
 
 
 def _ratio(fleet: Fleet, tier: Mapping[str, Any], name: str, system: str) -> str:
-    made = fleet.found[name, system]
-    per_s = made["sessions_per_s"]
-    if not per_s or made["at"]["tokens_per_s_p50"] < tier.get("tokens_per_s", 0):
+    def ratio(found: Measured) -> float:
+        made = found[name, system]
+        per_s = made["sessions_per_s"]
+        if not per_s or made["at"]["tokens_per_s_p50"] < tier.get("tokens_per_s", 0):
+            return 0.0
+        of = fleet.of(name)
+        charged = of.cached_tokens * fleet.settings.costs.cached_price + of.new_tokens
+        usd = 1e-6 * (tier["input_usd"] * charged + tier["output_usd"] * of.output_tokens)
+        return float(usd * per_s * 3600 / fleet.usd_per_hour(system))
+
+    if not ratio(fleet.found):
         return "-"
-    of = fleet.of(name)
-    charged = of.cached_tokens * fleet.settings.costs.cached_price + of.new_tokens
-    usd = 1e-6 * (tier["input_usd"] * charged + tier["output_usd"] * of.output_tokens)
-    return f"{usd * per_s * 3600 / fleet.usd_per_hour(system):.2f}"
+    low, high = sorted(ratio(fleet.ends[end]) for end in ("high", "low"))
+    return f"{ratio(fleet.found):.2f} ({low:.2f} to {high:.2f})"
 
 
 def _prices(fleet: Fleet) -> Table:

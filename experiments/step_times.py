@@ -85,6 +85,11 @@ class Grid:
         found: Array = np.maximum(0.0, self._surface(points)).reshape(points.shape[:-1])
         return found
 
+    def scaled(self, factor: float) -> "Grid":
+        """The same with all seconds times a factor."""
+        seconds = tuple(tuple(s * factor for s in row) for row in self.seconds)
+        return dataclasses.replace(self, seconds=seconds)
+
     @functools.cached_property
     def _surface(self) -> RegularGridInterpolator:
         axes = (np.asarray(self.rows), np.asarray(self.columns))
@@ -147,6 +152,19 @@ class StepTimes:
         total = whole * grid.over(chunk, prefix + chunk * (whole - 1) / 2)
         total += np.where(rest > 0, grid.over(np.maximum(rest, 1), prefix + whole * chunk), 0)
         return np.where(tokens > 0, first + (total - first) / self.stages, 0.0)
+
+    def at_end(self, end: str) -> "StepTimes":
+        """The table at an end of its range: `typical` (as it is), `low` or `high`.
+
+        Every step and every chunk of a prompt is taken to be as far off as the typical step.
+        """
+        factor = {"typical": 1.0, "low": self.low, "high": self.high}[end]
+        return dataclasses.replace(
+            self,
+            decode=self.decode.scaled(factor),
+            prefill=self.prefill.scaled(factor),
+            beside=self.beside.scaled(factor),
+        )
 
     @property
     def worst(self) -> float:

@@ -43,8 +43,9 @@ def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[
 
     Requests count the model's time alone, tools left out; only whole ones.
     """
-    last_start = float(traffic.start_s.max())
-    counted = log.answered & (log.arrival_s >= _WARM_UP * last_start)
+    first_start, last_start = float(traffic.start_s.min()), float(traffic.start_s.max())
+    span = last_start - first_start or log.end_s - first_start
+    counted = log.answered & (log.arrival_s >= first_start + _WARM_UP * (last_start - first_start))
     counted &= log.arrival_s <= max(last_start, float(np.nanmin(log.arrival_s)))
     if not counted.any():
         counted = log.answered
@@ -53,7 +54,6 @@ def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[
     tokens_per_s = (traffic.output_tokens - 1)[several] / (log.done_s - log.first_s)[several]
     call_s = log.done_s - log.arrival_s + service.network_s
     request_s = _whole_requests(traffic, call_s, counted)
-    span = last_start if last_start else log.end_s
     return {
         "calls": len(traffic),
         "counted": int(counted.sum()),

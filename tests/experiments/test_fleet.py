@@ -57,7 +57,7 @@ def test_a_fleet_is_planned_and_reported_and_goes_on(workdir: Path) -> None:
         rows = [results[key] for key in keys]
         made = len(results.rows)
         report = fleet.report(SETTINGS, rows)
-    assert made == len(keys) == 2 + 4
+    assert made == len(keys) == 2 + 4 * 3  # step times, and pairs at three ends of them
     with ResultsFile(workdir) as results:  # nothing is done twice, and the report is the same
         assert fleet.run(SETTINGS, results) == keys
         assert len(results.rows) == made
@@ -67,9 +67,14 @@ def test_a_fleet_is_planned_and_reported_and_goes_on(workdir: Path) -> None:
     for row in rows[2:]:
         assert row["measured"]["sessions_per_s"] > 0
         assert not row["measured"]["missed"]
+    for typical, low, high in zip(*[iter([row["measured"] for row in rows[2:]])] * 3, strict=True):
+        assert low["sessions_per_s"] > typical["sessions_per_s"] > high["sessions_per_s"]
     assert emu.report.files(report).keys() == {"share.png", "report.html"}
     assert facts.tables(rows)
     assert "10% of the model calls" in report.answer[0]
+    for series in report.figures[0].panels[0].series:
+        assert all(a <= y <= b for a, y, b in zip(series.low, series.y, series.high, strict=True))
+        assert max(b / a for a, b in zip(series.low, series.high, strict=True)) > 1.01
 
 
 def test_simulations_made_again_are_the_same(workdir: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_without_llm_time_requests_fall_by_at_most_1_7_and_by_about_4_times() ->
 
 
 def test_a_correlation_lies_between_minus_1_and_1() -> None:
-    with pytest.raises(ExperimentError, match="between -1 and 1: 1.2"):
+    with pytest.raises(ExperimentError, match=r"between -1 and 1: 1\.2"):
         sample(workload("agentic").assuming({"same_tools": 1.2}), sessions=10, per_s=1.0, seed=0)
 
 
