@@ -34,9 +34,9 @@ def get_config() -> ConfigDict:
     config.unproven = ("jalapeno",)  # nobody has published what its software reaches
 
     config.classes = ConfigDict()
-    config.classes.agent = _class("agentic", 0.2, ttft_p99_s=15.0, tokens_per_s=60.0)
-    config.classes.software = _class("software", 5.0, ttft_p99_s=2.0, tokens_per_s=60.0)
-    config.classes.chat = _class("chat", 100.0, ttft_p99_s=3.0, tokens_per_s=30.0, simulated=3000)
+    config.classes.agent = _class("agentic", 2.0, ttft_p99_s=15.0, tokens_per_s=60.0)
+    config.classes.software = _class("software", 50.0, ttft_p99_s=2.0, tokens_per_s=60.0)
+    config.classes.chat = _class("chat", 1000.0, ttft_p99_s=3.0, tokens_per_s=30.0, simulated=3000)
 
     config.service = seconds_saved.service()
     config.policy = ConfigDict()

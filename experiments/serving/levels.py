@@ -65,6 +65,7 @@ def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[
         "request_p50_s": _quantile(request_s, 0.5),
         "request_mean_s": float(request_s.mean()),
         "busy": log.busy_s / span,
+        "growth": _growth(log, first_start, last_start),
         "calls_per_s": float(counted.sum() / max(span * (1 - _WARM_UP), 1e-9)),
         "places": {name: int(np.sum(log.place == number)) for number, name in enumerate(PLACES)},
         "evicted": log.evicted,
@@ -72,6 +73,17 @@ def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[
         "steps": log.steps,
         "end_s": log.end_s,
     }
+
+
+def _growth(log: Log, first_start: float, last_start: float) -> float:
+    """Of the calls that are not answered yet, in the second half of the time in which sessions
+    start, over the calls that come in it; 0 where none come.
+    """
+    arrival, done = (np.nan_to_num(of, nan=np.inf) for of in (log.arrival_s, log.done_s))
+    middle = (first_start + last_start) / 2
+    came = int(np.sum((arrival > middle) & (arrival <= last_start)))
+    went = int(np.sum((done > middle) & (done <= last_start)))
+    return (came - went) / came if came else 0.0
 
 
 def _whole_requests(traffic: Traffic, call_s: Floats, counted: Any) -> Floats:
