@@ -14,60 +14,84 @@ from experiments.step_times import StepTimes
 from experiments.wording import figures
 
 S = TypeVar("S")
+Path = tuple[str, ...]
 _STEP = 0.02  # up and down
 _SHOWN = 0.0005  # smaller elasticities are told as none
 _NUMBERS = 4  # of each system
 
 
-def elasticity_table(
-    settings: S, answer: Callable[[S], float], what: str, only: tuple[str, ...] = ()
-) -> Table:
-    """Of an answer to every assumption (a float field of the settings), the strongest first.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Effects:
+    """What assumptions do to an answer: path, value and elasticity of each, the strongest first."""
+
+    base: float
+    step: float  # by which each was moved, up and down
+    slopes: tuple[tuple[str, float, float], ...]
+
+
+def everything(path: Path) -> bool:
+    """Every field counts."""
+    return bool(path)
+
+
+def effects(
+    settings: S,
+    answer: Callable[[S], float],
+    counts: Callable[[Path], bool] = everything,
+    step: float = _STEP,
+) -> Effects:
+    """Of every assumption (a float field of the settings) on an answer.
 
     Args:
       settings: frozen, as a config gives them; whole numbers and names are choices and stay.
-      answer: computes it anew for other settings, from the same predictions.
-      what: the answer in words.
-      only: the fields that count without predicting or simulating again; (): all.
+      answer: computes it anew for other settings.
+      counts: whether a field counts; the others are not moved and not told.
+      step: up and down, as a share of the value.
     """
     base = answer(settings)
     found = []
     for path, value in float_fields(settings):
-        if only and path[0] not in only:
+        if not counts(path):
             continue
         try:
-            ends = [answer(_with(settings, path, value * (1 + d))) for d in (_STEP, -_STEP)]
+            ends = [answer(_with(settings, path, value * (1 + d))) for d in (step, -step)]
         except ExperimentError:  # at the edge of what is allowed: only one side can be asked
-            ends = [_one_sided(settings, path, value, answer), base]
-        slope = (ends[0] - ends[1]) / base / (2 * _STEP) if base else 0.0
-        found.append((path, value, slope))
+            ends = [_one_sided(settings, path, value, answer, base, step), base]
+        slope = (ends[0] - ends[1]) / base / (2 * step) if base else 0.0
+        found.append((".".join(path), value, slope))
     found.sort(key=lambda one: -abs(one[2]))
+    return Effects(base=base, step=step, slopes=tuple(found))
+
+
+def effects_table(found: Effects, what: str) -> Table:
+    """As a table; `what`: the answer in words."""
     return Table(
         title=f"Assumptions, and the elasticity of the {what}",
         columns=("--config.…", "value", "elasticity"),
         rows=tuple(
-            (".".join(path), f"{value:g}", f"{slope:+.3f}" if abs(slope) > _SHOWN else "0")
-            for path, value, slope in found
+            (path, f"{value:g}", f"{slope:+.3f}" if abs(slope) > _SHOWN else "0")
+            for path, value, slope in found.slopes
         ),
-        note=f"{what}: {figures(base)}. Elasticity: by how many per cent it grows when the "
-        f"assumption grows by one (taken over {100 * _STEP:g} % up and down, with the same random "
-        "draws).",
+        note=f"{what}: {figures(found.base)}. Elasticity: by how many per cent it grows when the "
+        f"assumption grows by one (taken over {100 * found.step:g} % up and down, with the same "
+        "random draws).",
     )
 
 
-def _one_sided(settings: Any, path: tuple[str, ...], value: float, answer: Any) -> float:
+def _one_sided(
+    settings: S, path: Path, value: float, answer: Callable[[S], float], base: float, step: float
+) -> float:
     """The answer at twice the step on the side that is allowed, turned to point upwards."""
-    base = float(answer(settings))
     for sign in (2, -2):
         try:
-            moved = float(answer(_with(settings, path, value * (1 + sign * _STEP))))
+            moved = answer(_with(settings, path, value * (1 + sign * step)))
         except ExperimentError:
             continue
         return base + (moved - base) * (1 if sign > 0 else -1)
     return base
 
 
-def float_fields(settings: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, float]]:
+def float_fields(settings: Any, path: Path = ()) -> Iterator[tuple[Path, float]]:
     """Paths and values of all floats that are not 0, which means none or the catalogue's."""
     if dataclasses.is_dataclass(settings):
         members: Mapping[str, Any] = {
@@ -84,7 +108,7 @@ def float_fields(settings: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[An
             yield from float_fields(value, (*path, name))
 
 
-def _with(settings: Any, path: tuple[str, ...], value: float) -> Any:
+def _with(settings: Any, path: Path, value: float) -> Any:
     name, *rest = path
     if isinstance(settings, dict):
         inner = _with(settings[name], tuple(rest), value) if rest else value

@@ -14,7 +14,15 @@ from absl import flags
 import emu
 import kernels
 from experiments import provenance
-from experiments.benchmarks import decoding, design, llamacpp, precision, residency, tracing
+from experiments.benchmarks import (
+    decoding,
+    design,
+    llamacpp,
+    precision,
+    residency,
+    serving,
+    tracing,
+)
 from experiments.benchmarks.contest import Outcome, contest
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
@@ -99,6 +107,11 @@ def design_large_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
     yield from design.large()
 
 
+def serving_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+    """How long a day of traffic takes to simulate."""
+    yield from serving.rows()
+
+
 def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | None = None) -> Row:
     """One row: tokens per second, or bytes per second where a size is given."""
     per_call, unit = (size / 1e9, "GB/s") if size else (1.0, "tokens/s")
@@ -129,6 +142,7 @@ GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
     "tracing": tracing_rows,
     "design": design_rows,
     "design-large": design_large_rows,
+    "serving": serving_rows,
 }
 
 

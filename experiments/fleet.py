@@ -7,6 +7,7 @@ from typing import Any
 import emu
 from emu.report import Report
 from experiments import fleet_report
+from experiments.assumptions import Path, effects
 from experiments.costs import Costs
 from experiments.deployment import Deployment, Hardware, Served, on_each
 from experiments.errors import ExperimentError
@@ -16,21 +17,26 @@ from experiments.predicted_rows import code, table, tables
 from experiments.progress import progress
 from experiments.results import Results, Row
 from experiments.rows import key, row
-from experiments.serving.capacity import capacity
-from experiments.serving.levels import Level
+from experiments.serving.capacity import Capacity, capacity
+from experiments.serving.levels import Level, met
 from experiments.serving.policy import Policy
+from experiments.serving.simulation import simulate
 from experiments.session_time import Service
 from experiments.settings import as_dict
 from experiments.step_times import StepTimes
-from experiments.workloads.workload import workload
+from experiments.workloads.sampling import sample
+from experiments.workloads.workload import as_assumed, workload
 
 NAME = "fleet"
 SIMULATION = (
-    "session_time", "serving/caches", "serving/capacity", "serving/levels", "serving/policy",
-    "serving/simulation", "workloads/quantiles", "workloads/sampling", "workloads/traffic",
+    "assumptions", "session_time", "serving/caches", "serving/capacity", "serving/levels",
+    "serving/policy", "serving/simulation", "workloads/quantiles", "workloads/sampling",
+    "workloads/traffic", "workloads/workload",
 )  # fmt: skip
 ENDS = ("typical", "low", "high")  # of the range of step times
-_CAPACITY = "capacity"
+_CAPACITY, _EFFECTS = "capacity", "effects"
+_STEP, _WITHIN = 0.1, 0.01  # of promises, and of the rates at which they are kept
+_LESS = 3  # of the sessions, for effects
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +71,11 @@ class Settings:
     service: Service
     policy: Policy
     costs: Costs
+    assumed: dict[str, dict[str, float]]  # by workloads
 
     def __post_init__(self) -> None:
+        for name in self.assumed:
+            as_assumed(name, self.assumed)
         if not self.classes or not self.systems:
             raise ExperimentError("classes and systems must not be empty")
         for name in (*self.fast, *self.unproven):
@@ -96,67 +105,136 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     with progress(sum(k not in results for *_, k in asked), "capacity", "pair") as bar:
         for name, system, end, of_pair in asked:
             if of_pair not in results:
-                found = _capacity(settings, name, made[system], end)
-                results.append(row(of_pair, _CAPACITY, settings, found))
+                one = _capacity(settings, name, made[system], end)
+                results.append(row(of_pair, _CAPACITY, settings, one))
                 bar.update()
-    for name in settings.classes:
-        of_class = [(s, k) for n, s, end, k in asked if n == name and end == "typical"]
-        _check_served(name, {s: results[k]["measured"] for s, k in of_class})
-    return (*table_keys, *(k for *_, k in asked))
+    found = {(n, s): results[k]["measured"] for n, s, end, k in asked if end == "typical"}
+    chosen = {name: _reference(settings, name, found) for name in settings.classes}
+    effect_keys = [_key(_EFFECTS, settings, *pair) for pair in chosen.items()]
+    with progress(sum(k not in results for k in effect_keys), "elasticities", "class") as bar:
+        for pair, of_class in zip(chosen.items(), effect_keys, strict=True):
+            if of_class not in results:
+                times = made[pair[1]]
+                assert not isinstance(times, str)  # or it served nobody
+                effects_of = _effects(settings, *pair, times, found[pair]["sessions_per_s"])
+                results.append(row(of_class, _EFFECTS, settings, effects_of))
+                bar.update()
+    return (*table_keys, *(k for *_, k in asked), *effect_keys)
 
 
 def _asked(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     """Each class and system at each of `ENDS`, and the key of its row."""
-    for name, of_class in settings.classes.items():
-        for system, deployment in deployments(settings).items():
-            fields = as_dict(deployment)
-            hardware = {n: v for n, v in fields["hardware"].items() if not n.startswith("price")}
-            level = {f"level_{n}": v for n, v in as_dict(of_class.level).items()}
+    for name in settings.classes:
+        for system in settings.systems:
             for end in ENDS:
-                of_pair = key(
-                    _CAPACITY,
-                    code(SIMULATION),
-                    workload=of_class.workload,
-                    simulated=of_class.simulated,
-                    steps=end,
-                    **level,
-                    **fields["served"],
-                    **{f"chip_{n}": str(v).replace(" ", "_") for n, v in hardware.items()},
-                    **as_dict(settings.service),
-                    **as_dict(settings.policy),
-                    window=settings.window_tokens,
-                    seed=settings.seed,
-                )
-                yield name, system, end, of_pair
+                yield name, system, end, _key(_CAPACITY, settings, name, system, steps=end)
+
+
+def _key(experiment: str, settings: Settings, name: str, system: str, **more: str) -> str:
+    """Of a row that simulates one class on one system."""
+    of_class, hardware = settings.classes[name], as_dict(settings.systems[system])
+    level = {f"level_{n}": v for n, v in as_dict(of_class.level).items()}
+    return key(
+        experiment,
+        code(SIMULATION),
+        workload=of_class.workload,
+        simulated=of_class.simulated,
+        **more,
+        **level,
+        **changed(of_class.workload, settings.assumed),
+        **as_dict(settings.model),
+        **{
+            f"chip_{n}": str(v).replace(" ", "_")
+            for n, v in hardware.items()
+            if not n.startswith("price")
+        },
+        **as_dict(settings.service),
+        **as_dict(settings.policy),
+        window=settings.window_tokens,
+        seed=settings.seed,
+    )
+
+
+def changed(name: str, assumed: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What a config assumes of a workload otherwise than its file, as fields of a key."""
+    usual = workload(name).assumed
+    return {f"assumed_{n}": v for n, v in assumed.get(name, {}).items() if v != usual[n]}
 
 
 def _capacity(settings: Settings, name: str, times: StepTimes | str, end: str) -> dict[str, Any]:
     if isinstance(times, str):
         return {"sessions_per_s": 0.0, "missed": [times]}
-    of_class = settings.classes[name]
     try:
-        found = capacity(
-            workload(of_class.workload),
-            times.at_end(end),
-            settings.service,
-            settings.policy,
-            of_class.level,
-            sessions=of_class.simulated,
-            seed=settings.seed,
-            window=settings.window_tokens,
-        )
+        return dataclasses.asdict(_found(settings, name, times.at_end(end)))
     except emu.CapacityError as error:
         return {"sessions_per_s": 0.0, "missed": [str(error)]}
-    return dataclasses.asdict(found)
 
 
-def _check_served(name: str, found: dict[str, dict[str, Any]]) -> None:
-    if not any(made["sessions_per_s"] for made in found.values()):
-        floors = "; ".join(f"{system}: {', '.join(m['missed'])}" for system, m in found.items())
+def _found(settings: Settings, name: str, times: StepTimes, **more: Any) -> Capacity:
+    of_class = settings.classes[name]
+    asked = {"sessions": of_class.simulated, **more}
+    return capacity(
+        as_assumed(of_class.workload, settings.assumed),
+        times,
+        settings.service,
+        settings.policy,
+        of_class.level,
+        seed=settings.seed,
+        window=settings.window_tokens,
+        **asked,
+    )
+
+
+def _reference(settings: Settings, name: str, found: dict[Pair, dict[str, Any]]) -> str:
+    """The first system, not a fast one where there is another, that serves the class.
+
+    Raises ExperimentError where none does.
+    """
+    able = [s for s in settings.systems if found[name, s]["sessions_per_s"]]
+    if not able:
+        floors = "; ".join(f"{s}: {', '.join(found[name, s]['missed'])}" for s in settings.systems)
         raise ExperimentError(
             f"class {name}: no system can serve it, even one session at a time ({floors}): ask for "
             "less, or add a system"
         )
+    return min(able, key=lambda system: system in settings.fast)
+
+
+def _effects(
+    settings: Settings, name: str, system: str, times: StepTimes, per_s: float
+) -> dict[str, Any]:
+    """Of what is assumed and of what is promised; see `fleet_report`."""
+    of_class = settings.classes[name]
+    sessions = max(10, of_class.simulated // _LESS)
+
+    def request_s(moved: Settings) -> float:
+        of = as_assumed(of_class.workload, moved.assumed)
+        traffic = sample(of, sessions=sessions, per_s=per_s / 2, seed=moved.seed)
+        traffic = traffic.within(moved.window_tokens)
+        log = simulate(
+            traffic, times.with_hosts(moved.systems[system]), moved.service, moved.policy
+        )
+        return float(met(traffic, log, times, moved.service)["request_mean_s"])
+
+    def taken_on(moved: Settings) -> float:
+        return _found(moved, name, times, sessions=sessions, within=_WITHIN).sessions_per_s
+
+    def simulated(path: Path) -> bool:
+        return (
+            path[0] in ("service", "policy")
+            or path[:2] == ("assumed", of_class.workload)
+            or path == ("systems", system, "host_bytes_per_s_per_chip")
+        )
+
+    def promised(path: Path) -> bool:
+        return path[:3] == ("classes", name, "level")
+
+    return {
+        "class": name,
+        "system": system,
+        "request_s": dataclasses.asdict(effects(settings, request_s, simulated)),
+        "taken_on": dataclasses.asdict(effects(settings, taken_on, promised, _STEP)),
+    }
 
 
 def report(settings: Settings, rows: Sequence[Row]) -> Report:
@@ -164,9 +242,13 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
     number = len(settings.systems)
     made = dict(zip(settings.systems, map(table, rows[:number]), strict=True))
     found: dict[str, dict[Pair, Any]] = {end: {} for end in ENDS}
-    for (name, system, end, _), one in zip(_asked(settings), rows[number:], strict=True):
+    asked = list(_asked(settings))
+    for (name, system, end, _), one in zip(
+        asked, rows[number : -len(settings.classes)], strict=True
+    ):
         found[end][name, system] = one["measured"]
     times = {system: of for system, of in made.items() if not isinstance(of, str)}
     return fleet_report.report(
-        Fleet(settings=settings, times=times, found=found["typical"], ends=found)
+        Fleet(settings=settings, times=times, found=found["typical"], ends=found),
+        [row["measured"] for row in rows[-len(settings.classes) :]],
     )

@@ -9,10 +9,10 @@ from experiments.costs import price
 from experiments.fleet_plan import Demand, Pair, Plan, plan
 from experiments.step_times import StepTimes
 from experiments.workloads.sampling import sample
-from experiments.workloads.workload import workload
+from experiments.workloads.workload import as_assumed
 
 if TYPE_CHECKING:
-    from experiments.fleet import Class, Settings
+    from experiments.fleet import Settings
 
 Measured = Mapping[Pair, Mapping[str, Any]]
 
@@ -29,17 +29,18 @@ class Session:
 
 
 @functools.lru_cache(maxsize=32)
-def session(of_class: "Class", window: int, seed: int) -> Session:
+def _session(
+    name: str, assumed: tuple[tuple[str, float], ...], sessions: int, window: int, seed: int
+) -> Session:
     """As it is drawn."""
-    of = workload(of_class.workload)
-    traffic = sample(of, sessions=of_class.simulated, per_s=1.0, seed=seed).within(window)
-    number = of_class.simulated
+    of = as_assumed(name, {name: dict(assumed)})
+    traffic = sample(of, sessions=sessions, per_s=1.0, seed=seed).within(window)
     return Session(
-        calls=len(traffic) / number,
-        requests=(int(traffic.request[-1]) + 1) / number,
-        cached_tokens=float(traffic.prefix_tokens.sum()) / number,
-        new_tokens=float(traffic.append_tokens.sum()) / number,
-        output_tokens=float(traffic.output_tokens.sum()) / number,
+        calls=len(traffic) / sessions,
+        requests=(int(traffic.request[-1]) + 1) / sessions,
+        cached_tokens=float(traffic.prefix_tokens.sum()) / sessions,
+        new_tokens=float(traffic.append_tokens.sum()) / sessions,
+        output_tokens=float(traffic.output_tokens.sum()) / sessions,
     )
 
 
@@ -62,7 +63,9 @@ class Fleet:
 
     def of(self, name: str) -> Session:
         """The mean session of a class."""
-        return session(self.settings.classes[name], self.settings.window_tokens, self.settings.seed)
+        of, settings = self.settings.classes[name], self.settings
+        assumed = tuple(sorted(settings.assumed.get(of.workload, {}).items()))
+        return _session(of.workload, assumed, of.simulated, settings.window_tokens, settings.seed)
 
     def usd_per_hour(self, system: str) -> float:
         """Of an instance."""

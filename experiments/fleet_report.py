@@ -2,14 +2,14 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emu.report import Figure, Panel, Report, Series, Table
-from experiments.assumptions import elasticity_table, number_table
+from experiments.assumptions import Effects, Path, effects, effects_table, number_table
 from experiments.costs import price
 from experiments.fleet_known import Fleet, Measured
 from experiments.fleet_ranges import Curve, Spread, curve
@@ -29,8 +29,8 @@ _RANGE_NOTE = (
 )
 
 
-def report(fleet: Fleet) -> Report:
-    """See the module."""
+def report(fleet: Fleet, found: Sequence[Mapping[str, Any]]) -> Report:
+    """See the module; `found`: what assumptions do to each class, as `fleet` has simulated it."""
     but = f"HBM machines but {', '.join(fleet.settings.unproven)}"
     curves = {"all HBM machines": curve(fleet, _SHARES, proven=False)}
     if fleet.settings.unproven:
@@ -46,6 +46,7 @@ def report(fleet: Fleet) -> Report:
             _tiers(fleet),
             _prices(fleet),
             *_elasticities(fleet),
+            *(table for of in found for table in _simulated(of)),
             number_table(fleet.times),
         ),
     )
@@ -63,7 +64,22 @@ def _elasticities(fleet: Fleet) -> tuple[Table, ...]:
         premium = _premium(dataclasses.replace(fleet, settings=changed))
         return 0.0 if premium is None else premium
 
-    return (elasticity_table(fleet.settings, answer, what, only=("systems", "costs", "classes")),)
+    def counts(path: Path) -> bool:  # without simulating again, which `_simulated` has the rest of
+        return path[0] in ("systems", "costs", "classes") and not (
+            "level" in path or path[-1] == "host_bytes_per_s_per_chip"
+        )
+
+    return (effects_table(effects(fleet.settings, answer, counts), what),)
+
+
+def _simulated(of: Mapping[str, Any]) -> tuple[Table, ...]:
+    name, system = of["class"], of["system"]
+    felt = f"model's part of the mean request of {name}, in seconds, on {system} at half its load"
+    taken = f"sessions of {name} a second that an instance of {system} takes on"
+    tables = [effects_table(Effects(**of["request_s"]), felt)]
+    if of["taken_on"]["slopes"]:
+        tables.append(effects_table(Effects(**of["taken_on"]), taken))
+    return tuple(tables)
 
 
 def _premium(fleet: Fleet) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emu.report import Bars, Figure, Report, Table
-from experiments.assumptions import elasticity_table, number_table
+from experiments.assumptions import effects, effects_table, number_table
 from experiments.session_time import LLM, PARTS, Sped, by_request, parts, sped_up, sum_of
 from experiments.step_times import StepTimes
 from experiments.wording import figures
@@ -85,9 +85,8 @@ def report(
             _amdahl(settings, traffic, found),
             *_refused(refused),
             _tables_checked(tables),
-            elasticity_table(
-                settings,
-                lambda changed: _saved(changed, sampled(changed), tables),
+            effects_table(
+                effects(settings, lambda changed: _saved(changed, sampled(changed), tables)),
                 "seconds that the mean request saves at most",
             ),
             number_table({f"{model}, {name}": t for (model, name), t in tables.items()}),
@@ -99,8 +98,8 @@ def _saved(settings: "Settings", traffic: Traffic, tables: Tables) -> float:
     """Mean seconds of a request of the first model that the fastest system saves."""
     model = next(iter(settings.models.values())).model
     means = {
-        name: float(asked(traffic, tables[model, name], settings).total.mean())
-        for name in settings.systems
+        name: float(asked(traffic, tables[model, name].with_hosts(of), settings).total.mean())
+        for name, of in settings.systems.items()
         if (model, name) in tables
     }
     return means[settings.baseline] - min(means.values())

@@ -25,7 +25,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 import emu
 from experiments.cases import prefilling
-from experiments.deployment import Deployment
+from experiments.deployment import Deployment, Hardware
 from experiments.errors import ExperimentError
 from experiments.placing import rules_of, runs_from_sram
 from experiments.prediction import CHUNK, parts_of
@@ -165,6 +165,11 @@ class StepTimes:
             prefill=self.prefill.scaled(factor),
             beside=self.beside.scaled(factor),
         )
+
+    def with_hosts(self, hardware: Hardware) -> "StepTimes":
+        """The table with this rate of caches from the hosts, where the hardware says one."""
+        given = hardware.host_bytes_per_s_per_chip
+        return dataclasses.replace(self, host_bytes_per_s=given * self.chips) if given else self
 
     @property
     def worst(self) -> float:

@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=experiments/configs/day_of_traffic.py --workdir=DIR
 
-1,340 sessions that start within a day, some 100,000 calls of the model, simulated event by event;
+1,260 sessions that start within a day, some 100,000 calls of the model, simulated event by event;
 `--config.trace=FILE` replays a trace instead (experiments/workloads/traces.py has the formats). A
 few seconds for each system on 2 cores, after a minute of predicting step times. Expect the systems
 with little room for caches to find fewer prefixes where they were left.
@@ -11,6 +11,7 @@ with little room for caches to find fewer prefixes where they were left.
 from ml_collections import ConfigDict
 
 from experiments.configs import seconds_saved
+from experiments.workloads.workload import all_assumed
 
 
 def get_config() -> ConfigDict:
@@ -19,10 +20,12 @@ def get_config() -> ConfigDict:
     config.experiment = "traffic"
     config.model = ConfigDict({"model": "gpt-oss-120b", "weights": "mxfp4-moe", "kv": "fp8"})
     config.systems = seconds_saved.systems()
+    config.baseline = "h100"  # which elasticities are told of
     config.workload = "agentic"
+    config.assumed = ConfigDict(all_assumed())  # of each workload, by name
     config.trace = ""  # a file to replay instead
-    config.sessions = 1340
-    config.sessions_per_s = 1340 / 86_400
+    config.sessions = 1260
+    config.sessions_per_s = 1260 / 86_400
     config.window_tokens = 131_000
     config.seed = 0
     config.service = seconds_saved.service()

@@ -13,6 +13,7 @@ prompts are timed here, over two hundred times for the agent and the software.
 from ml_collections import ConfigDict
 
 from experiments.configs import seconds_saved
+from experiments.workloads.workload import all_assumed
 
 
 def get_config() -> ConfigDict:
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
     config.classes.software = _class("software", 50.0, ttft_p99_s=2.0, tokens_per_s=60.0)
     config.classes.chat = _class("chat", 1000.0, ttft_p99_s=3.0, tokens_per_s=30.0, simulated=3000)
 
+    config.assumed = ConfigDict(all_assumed())  # of each workload, by name
     config.service = seconds_saved.service()
     config.policy = ConfigDict()
     config.policy.most_together = 256  # sequences that an instance decodes at once

@@ -1,6 +1,6 @@
 """How many sessions a second one instance can take on and keep what its users were promised.
 
-Found by bisection over the rate, to 5 %, each rate simulated with the same sessions (the same
+Found by bisection over the rate, each rate simulated with the same sessions (the same
 random draws, closer together). The floor is what one session at a time meets: a promise below it
 cannot be kept at any rate. Nor can a rate at which calls come faster than they are answered: what
 has not been answered then grows for as long as sessions start, although users of so short a
@@ -26,7 +26,6 @@ from experiments.workloads.workload import Workload
 
 _LOWEST = 1e-5  # sessions a second: one at a time
 _STRIDE = 4.0  # from rate to rate, until one is kept and one is not
-_APART = 1.05  # of these two, when it has been found
 _MOST_GROWTH = 0.05  # of what is unanswered, over what comes: beyond it queues grow without end
 
 
@@ -50,8 +49,11 @@ def capacity(
     sessions: int,
     seed: int,
     window: int,
+    within: float = 0.05,
 ) -> Capacity:
     """See the module; `sessions` are drawn anew for each rate from the same streams.
+
+    within: by how much a rate that is not kept may be above the one that is found.
 
     Raises:
       CapacityError: the instance has no room for one of the contexts, even alone.
@@ -69,7 +71,7 @@ def capacity(
     high = 0.0
     # What the instance would do if nobody shared a step with anybody.
     rate = _LOWEST / min(max(floor["busy"], 1e-9), 0.5)
-    while not high or high / low > _APART:
+    while not high or high / low > 1 + within:
         tried = at(rate)
         if level.missed(tried) or tried["growth"] > _MOST_GROWTH:
             high = rate

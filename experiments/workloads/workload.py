@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -83,6 +84,16 @@ class Workload:
             for name, figure in self.figures.items()
         }
         return dataclasses.replace(self, quantiles=quantiles, figures=figures)
+
+
+def all_assumed() -> dict[str, dict[str, float]]:
+    """What each workload assumes, by the names of workloads, as a config holds it."""
+    return {name: workload(name).assumed for name in names()}
+
+
+def as_assumed(name: str, assumed: Mapping[str, Mapping[str, float]]) -> Workload:
+    """The workload of this name with the values that a config assumes for it."""
+    return workload(name).assuming(dict(assumed.get(name, {})))
 
 
 def _point_name(name: str, point: Percentile) -> str:

@@ -35,7 +35,7 @@ SETTINGS = fleet.Settings(
             workload="software",
             sessions_per_s=3.0,
             level=Level(ttft_p99_s=3.0),
-            simulated=40,
+            simulated=120,
         ),
     },
     window_tokens=WINDOW + 8000,
@@ -43,6 +43,7 @@ SETTINGS = fleet.Settings(
     service=Service(),
     policy=Policy(),
     costs=Costs(),
+    assumed={"software": {"gap_s": 0.1}},
 )
 
 
@@ -57,18 +58,26 @@ def test_a_fleet_is_planned_and_reported_and_goes_on(workdir: Path) -> None:
         rows = [results[key] for key in keys]
         made = len(results.rows)
         report = fleet.report(SETTINGS, rows)
-    assert made == len(keys) == 2 + 4 * 3  # step times, and pairs at three ends of them
+    # Step times, pairs at three ends of them, and what assumptions do to each class.
+    assert made == len(keys) == 2 + 4 * 3 + 2
     with ResultsFile(workdir) as results:  # nothing is done twice, and the report is the same
         assert fleet.run(SETTINGS, results) == keys
         assert len(results.rows) == made
         assert fleet.report(SETTINGS, [results[key] for key in keys]) == report
     found = {row["experiment"]: row for row in rows}
-    assert set(found) == {"step_times", "capacity"}
-    for row in rows[2:]:
+    assert set(found) == {"step_times", "capacity", "effects"}
+    for row in rows[2:-2]:
         assert row["measured"]["sessions_per_s"] > 0
         assert not row["measured"]["missed"]
-    for typical, low, high in zip(*[iter([row["measured"] for row in rows[2:]])] * 3, strict=True):
-        assert low["sessions_per_s"] > typical["sessions_per_s"] > high["sessions_per_s"]
+    per_s = [row["measured"]["sessions_per_s"] for row in rows[2:-2]]
+    for low, high in zip(per_s[1::3], per_s[2::3], strict=True):  # of typical, low, high
+        assert low > high
+    for row in rows[-2:]:
+        assert row["measured"]["system"] == "h100"
+        assert row["measured"]["request_s"]["base"] > 0
+    titles = {table.title: table for table in report.tables}
+    felt = next(t for title, t in titles.items() if "mean request of software" in title)
+    assert {"assumed.software.gap_s", "service.network_s"} <= {row[0] for row in felt.rows}
     assert emu.report.files(report).keys() == {"share.png", "report.html"}
     assert facts.tables(rows)
     assert "10% of the model calls" in report.answer[0]
@@ -200,13 +209,15 @@ def test_a_trace_is_replayed_on_each_system(tmp_path: Path) -> None:
         seed=0,
         service=Service(),
         policy=Policy(),
+        baseline="h100",
+        assumed={},
     )
     with ResultsFile(tmp_path) as results:
         keys = traffic_served.run(settings, results)
         report = traffic_served.report(settings, [results[key] for key in keys])
-        found = [results[key]["measured"]["met"] for key in keys[2:]]
+        found = [results[key]["measured"]["met"] for key in keys[2:-1]]
         assert traffic_served.run(settings, results) == keys
-    assert [one["calls"] for one in found] == [1000, 1000]
+    assert [one["calls"] for one in found] == [1000] * 6  # two systems at three ends of step times
     assert all(one["places"]["new"] == 1000 for one in found)
     assert "1,000 calls" in report.tables[0].title
     with pytest.raises(ExperimentError, match="cannot be read"):
