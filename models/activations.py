@@ -11,9 +11,15 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """GELU by the error function, as Falcon has it."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": gelu,
+    "exact_gelu": exact_gelu,
 }
 
 

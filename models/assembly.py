@@ -27,7 +27,7 @@ class Part:
 
 Names = Mapping[str, str | Part | tuple[Part, ...]]
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
+_LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 

@@ -70,7 +70,8 @@ class DecoderConfig:
     mlp_bias: bool = False
     layer_norm: bool = False  # LayerNorm instead of RMSNorm
     norm_bias: bool = True  # LayerNorm's
-    parallel: bool = False  # attention and MLP read the same norm, as PaLM's do
+    parallel: bool = False  # attention and MLP read the same hidden state, as PaLM's do
+    parallel_norms: bool = False  # each through a norm of its own, as Falcon-40B's do
     output_norms: bool = False  # attention and MLP are normalised behind too, as Gemma 3's are
     activation: str = "silu"
     gated: bool = True  # the MLP multiplies activation(gate) with up; otherwise activation(up)

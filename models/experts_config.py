@@ -18,6 +18,7 @@ class Experts:
     corrected: bool = False  # a learnt correction is added to the scores, for choosing alone
     groups: int = 1  # experts are chosen from the best `chosen_groups` of so many groups
     chosen_groups: int = 1
+    group_best: int = 2  # a group is as good as so many of its best experts are together
     bias: bool = False  # on the router and on the experts
     scales_input: bool = False  # shares multiply what goes into an expert, not what comes out
     shared_width: int = 0  # of the MLP that every token goes through as well; 0: there is none
@@ -44,6 +45,11 @@ class Experts:
             raise ModelError(
                 f"config: {self.chosen_groups} groups of {self.count // self.groups} experts do "
                 f"not hold {self.chosen}"
+            )
+        if not 1 <= self.group_best <= max(2, self.count // self.groups):
+            raise ModelError(
+                f"config: a group of {self.count // self.groups} experts cannot be as good as its "
+                f"best {self.group_best}"
             )
         if self.scores not in ("softmax", "sigmoid"):
             raise ModelError(

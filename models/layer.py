@@ -43,17 +43,25 @@ class Layer(nnx.Module):
 
 
 class ParallelLayer(nnx.Module):
-    """Attention and MLP read the same norm, and both are added (PaLM, arXiv 2204.02311)."""
+    """Attention and MLP read the same hidden state, and both are added (PaLM, arXiv 2204.02311).
+
+    They share a norm; in Falcon-40B (arXiv 2311.16867) the MLP has one of its own.
+    """
 
     def __init__(self, config: DecoderConfig, kind: LayerKind):
         self.norm = norm(config)
+        if config.parallel_norms:
+            self.mlp_norm = norm(config)
         self.attention = _attention(config, kind)
         self.mlp = _mlp(config, kind)
+        self.config = config
 
     def __call__(self, x: jax.Array, cache: KeysValues, place: Place) -> Carried:
         """Carry x [B, T, width] through the block, and its cache on."""
         y = self.norm(x)
         mixed, cache = self.attention(y, cache, place)
+        if self.config.parallel_norms:
+            y = self.mlp_norm(x)
         return x + mixed + self.mlp(y), cache
 
 

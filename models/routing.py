@@ -2,7 +2,7 @@
 
 Scores are a softmax or sigmoids of the router's products; the best k experts are taken. DeepSeek-V3
 (arXiv 2412.19437) adds a learnt correction to the scores for choosing alone, and takes only experts
-of the best groups, a group being as good as its two best experts.
+of the best groups, a group being as good as its two best experts (V2: as its best one).
 """
 
 import jax
@@ -50,7 +50,7 @@ class Router(nnx.Module):
     def _in_the_best_groups(self, merit: jax.Array) -> jax.Array:
         """The merits [N, E], with -inf for the experts of the other groups."""
         groups = merit.reshape(*merit.shape[:-1], self.experts.groups, -1)
-        best_two, _ = jax.lax.top_k(groups, 2)
-        _, best = jax.lax.top_k(best_two.sum(-1), self.experts.chosen_groups)
+        leading, _ = jax.lax.top_k(groups, self.experts.group_best)
+        _, best = jax.lax.top_k(leading.sum(-1), self.experts.chosen_groups)
         kept = (jnp.arange(self.experts.groups) == best[..., None]).any(-2)
         return jnp.where(kept[..., None], groups, -jnp.inf).reshape(merit.shape)

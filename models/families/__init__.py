@@ -1,6 +1,7 @@
 """The families of decoders that a Hugging Face folder may hold, by `model_type`."""
 
-from models.families.deepseek import DEEPSEEK_V3
+from models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from models.families.falcon import FALCON
 from models.families.family import Family
 from models.families.gemma3 import GEMMA3
 from models.families.glm4_moe import GLM4_MOE
@@ -18,6 +19,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "mistral": MISTRAL,
     "starcoder2": STARCODER2,
+    "falcon": FALCON,
     "gemma3_text": GEMMA3,
     "mixtral": MIXTRAL,
     "qwen3_moe": QWEN3_MOE,
@@ -26,6 +28,7 @@ FAMILIES: dict[str, Family] = {
     "llama4_text": LLAMA4,
     "glm4_moe": GLM4_MOE,
     "minimax_m2": MINIMAX_M2,
+    "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": DEEPSEEK_V3,
     "kimi_k2": DEEPSEEK_V3,
 }

@@ -1,5 +1,7 @@
-"""DeepSeek-V3 and R1 (arXiv 2412.19437), Kimi K2: latent attention, dense layers, then routed ones.
+"""DeepSeek-V2, V3 and R1, Kimi K2: latent attention, dense layers, then routed ones.
 
+V3 (arXiv 2412.19437) routes by sigmoids and a learnt correction, V2 (arXiv 2405.04434) by a
+softmax; V2's small model chooses among all experts, its large one among those of the best groups.
 The rotary channels of q's heads and of the shared key lie in pairs in the files.
 """
 
@@ -9,6 +11,7 @@ from typing import Any
 from models.assembly import Names, Part
 from models.config import DecoderConfig
 from models.errors import ModelError
+from models.experts_config import Experts
 from models.families.family import ATTENTION, MLP, OUTER, Family
 from models.families.glm4_moe import SHARED_AND_ROUTED, corrected_experts
 from models.families.rotary_pairs import halves
@@ -16,7 +19,33 @@ from models.fields import Fields
 from models.latent_config import Latent
 
 
-def _deepseek(fields: Fields) -> dict[str, Any]:
+def _deepseek_v3(fields: Fields) -> dict[str, Any]:
+    return {**_attention(fields), "experts": corrected_experts(fields)}
+
+
+def _deepseek_v2(fields: Fields) -> dict[str, Any]:
+    if fields.flag("norm_topk_prob", False):
+        raise ModelError(f"{fields.source}: norm_topk_prob true is not supported with deepseek_v2")
+    method = fields.text("topk_method", "greedy")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise ModelError(f"{fields.source}: topk_method {method!r} is not supported")
+    width, in_groups = fields.integer("moe_intermediate_size"), method != "greedy"
+    experts = Experts(
+        count=fields.integer("n_routed_experts"),
+        chosen=fields.integer("num_experts_per_tok"),
+        width=width,
+        normalised=False,
+        factor=fields.number("routed_scaling_factor"),
+        groups=fields.integer("n_group") if in_groups else 1,
+        chosen_groups=fields.integer("topk_group") if in_groups else 1,
+        group_best=1,
+        shared_width=width * fields.integer("n_shared_experts"),
+        dense_layers=fields.integer("first_k_dense_replace"),
+    )
+    return {**_attention(fields), "experts": experts}
+
+
+def _attention(fields: Fields) -> dict[str, Any]:
     if not fields.flag("rope_interleave", True):
         raise ModelError(f"{fields.source}: rope_interleave false is not supported")
     turning, staying = fields.integer("qk_rope_head_dim"), fields.integer("qk_nope_head_dim")
@@ -30,7 +59,6 @@ def _deepseek(fields: Fields) -> dict[str, Any]:
             value_width=fields.integer("v_head_dim"),
             query_rank=fields.integer("q_lora_rank") if fields.has("q_lora_rank") else None,
         ),
-        "experts": corrected_experts(fields),
     }
 
 
@@ -66,8 +94,13 @@ def _names(config: DecoderConfig) -> tuple[Names, Names]:
     return OUTER, {**attention, **MLP, **SHARED_AND_ROUTED}
 
 
+DEEPSEEK_V2 = Family(
+    settings=_deepseek_v2,
+    defaults={"routed_scaling_factor": 1.0, "n_shared_experts": 2, "first_k_dense_replace": 0},
+    names=_names,
+)
 DEEPSEEK_V3 = Family(
-    settings=_deepseek,
+    settings=_deepseek_v3,
     defaults={
         "routed_scaling_factor": 2.5,
         "n_group": 8,

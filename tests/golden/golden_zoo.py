@@ -294,6 +294,48 @@ TINY: dict[str, Tiny] = {
             {"num_experts_per_tok": 2},
         ),
     ),
+    "deepseek_v2": Tiny(  # V2's routing: a softmax, and groups by their best expert
+        model_type="deepseek_v2",
+        settings={
+            **_LATENT,
+            "q_lora_rank": 12,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 4.0,
+            "n_shared_experts": 2,
+            "rope_parameters": _yarn(40.0, mscale=0.707, mscale_all_dim=0.707),
+        },
+        visible=({"topk_method": "greedy"}, {"topk_group": 3}, {"routed_scaling_factor": 1.0}),
+    ),
+    "deepseek_v2_lite": Tiny(  # no latent for queries, and no groups
+        model_type="deepseek_v2",
+        settings={
+            **_LATENT,
+            "q_lora_rank": None,
+            "topk_method": "greedy",
+            "n_shared_experts": 2,
+            "rope_parameters": _yarn(40.0, mscale=0.707, mscale_all_dim=0.707),
+        },
+        visible=({"num_experts_per_tok": 2},),
+    ),
+    "falcon": Tiny(  # one head of keys, one norm
+        model_type="falcon",
+        settings={"head_dim": None, "rope_parameters": _theta(10_000.0)},
+        visible=({"rope_parameters": _theta(1_000.0)}, {"parallel_attn": False}),
+    ),
+    "falcon_40b": Tiny(  # the "new decoder architecture", here with biases as well
+        model_type="falcon",
+        settings={
+            "head_dim": None,
+            "num_kv_heads": 2,
+            "ffn_hidden_size": 40,
+            "new_decoder_architecture": True,
+            "bias": True,
+            "rope_parameters": _theta(10_000.0),
+        },
+        visible=({"num_ln_in_parallel_attn": 1},),
+    ),
 }
 
 

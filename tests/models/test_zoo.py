@@ -58,8 +58,9 @@ def test_beside_what_the_decoder_has_is_what_it_is_said_to_be():
         assert found.beside == second + blocks(name) + blocks(name, "layers/60/")
     for name in ("minimax-m2.5", "kimi-k2"):
         assert zoo.architecture(name).beside == blocks(name)
-    qwen = zoo.architecture("qwen3-0.6b")  # its files hold the tied head too
-    assert qwen.beside == qwen.config.vocab_size * qwen.config.width
+    for name in ("qwen3-0.6b", "falcon-7b", "falcon-40b"):  # their files hold the tied head too
+        found = zoo.architecture(name)
+        assert found.beside == found.config.vocab_size * found.config.width
     llama = zoo.architecture("llama-2-70b")  # half of a head's frequencies in each layer
     assert llama.beside == llama.config.layers * llama.config.head_width // 2
     mixtral = zoo.architecture("mixtral-8x22b")  # the instruct model has 768 tokens more
