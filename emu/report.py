@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import html
 import io
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -19,9 +20,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Affine2DBase, ScaledTranslation, Transform
 
 _MOST_ROWS = 50  # of a table in a terminal
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
+_APART_POINTS = 3.0  # between series with whiskers, which would hide one another's
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # so that no series is told by its hue alone
 
 
@@ -161,7 +164,7 @@ def drawn(figure: Figure) -> Canvas:
         if isinstance(panel, Bars):
             _draw_bars(axes, panel, looks)
         else:
-            _draw(axes, panel, looks)
+            _draw(axes, panel, looks, canvas.dpi_scale_trans)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(str(label), handle)
     canvas.suptitle(figure.title, fontsize=12)
@@ -204,7 +207,9 @@ def _draw_bars(axes: Axes, panel: Bars, looks: dict[str, tuple[str, str]]) -> No
     axes.set_xlim(left=0)
 
 
-def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
+def _draw(
+    axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]], dpi_scale: Affine2DBase
+) -> None:
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel(panel.x_label, fontsize=9)
     axes.set_ylabel(panel.y_label, fontsize=9)
@@ -217,12 +222,18 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
         axes.xaxis.set_minor_formatter(NullFormatter())
-    for series in panel.series:
+    for series, place in zip(panel.series, _places(axes, panel, dpi_scale), strict=True):
         colour, own_marker = looks[series.like or series.label]
         if series.low and series.band:
             axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.15, lw=0)
         elif series.low:
-            axes.vlines(series.x, series.low, series.high, color=colour, alpha=0.35, linewidth=1.5)
+            axes.vlines(
+                *(series.x, series.low, series.high),
+                color=colour,
+                alpha=0.35,
+                linewidth=1.5,
+                transform=place,
+            )
         line, marker, faint = {
             "line": ("-", own_marker, 1.0),
             "points": ("", own_marker, 0.75),
@@ -238,6 +249,7 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
             color=colour,
             alpha=faint,
             label=series.label,
+            transform=place,
         )
     if panel.log_y:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -259,6 +271,19 @@ def _draw(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
         )
 
 
+def _places(axes: Axes, panel: Panel, dpi_scale: Affine2DBase) -> list[Transform]:
+    """Where each series is drawn: those with whiskers a little beside one another."""
+    whiskered = [s.label for s in panel.series if s.low and not s.band]
+    right = {
+        label: (number - (len(whiskered) - 1) / 2) * _APART_POINTS / 72
+        for number, label in enumerate(whiskered)
+    }
+    return [
+        axes.transData + ScaledTranslation(right.get(s.label, 0.0), 0, dpi_scale)
+        for s in panel.series
+    ]
+
+
 def _span_x(axes: Axes, panel: Panel) -> None:
     """Limits of a logarithmic axis, which matplotlib cannot choose where all is at one place."""
     places = [x for series in panel.series for x in series.x] + [x for x, _ in panel.marks]
@@ -275,7 +300,7 @@ def _table_lines(table: Table, width: int) -> list[str]:
         [table.columns[i], *(row[i] for row in table.rows)] for i in range(len(table.columns))
     ]
     widths = [max(map(len, column)) for column in columns]
-    left = [i == 0 or not all(map(_is_figure, column[1:])) for i, column in enumerate(columns)]
+    left = [i == 0 or not _is_of_figures(column[1:]) for i, column in enumerate(columns)]
 
     def line(cells: Sequence[str]) -> str:
         pairs = zip(cells, widths, left, strict=True)
@@ -287,10 +312,12 @@ def _table_lines(table: Table, width: int) -> list[str]:
 
 
 def _table_html(table: Table) -> str:
-    head = "".join(f"<th>{_escape(c)}</th>" for c in table.columns)
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    kinds = ['class="n"' if _is_of_figures(column) else "" for column in columns]
+    heads = zip(table.columns, kinds, strict=True)
+    head = "".join(f"<th {k}>{_escape(c)}</th>" for c, k in heads)
     rows = []
     for row in table.rows:
-        kinds = ['class="n"' if _is_figure(cell) else "" for cell in row]
         cells = zip(row, kinds, strict=True)
         rows.append("<tr>" + "".join(f"<td {k}>{_escape(c)}</td>" for c, k in cells) + "</tr>")
     note = f"<p class=note>{_escape(table.note)}</p>" if table.note else ""
@@ -300,8 +327,9 @@ def _table_html(table: Table) -> str:
     )
 
 
-def _is_figure(cell: str) -> bool:
-    return cell[:1].isdigit() or cell[:2] in ("> ", "< ") or cell in ("-", "")
+def _is_of_figures(column: Sequence[str]) -> bool:
+    """Whether a column is numbers, so that they and their head go to the right."""
+    return any(column) and all(re.match(r"([<>] |[-+])?\d|-?$", cell) for cell in column)
 
 
 def _escape(words: str) -> str:
@@ -328,7 +356,7 @@ figcaption, .note {{ color: #555; font-size: .88rem; max-width: 56rem; }}
 table {{ border-collapse: collapse; font-size: .88rem; background: #fff; }}
 th, td {{ border-bottom: 1px solid #e3e0d8; padding: .3rem .8rem; text-align: left; }}
 th {{ border-bottom: 2px solid #999; }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 </style></head>
 <body>
 {body}

@@ -79,6 +79,21 @@ def test_text_lines_up_and_keeps_to_the_width() -> None:
     assert "int8          3.1  fits & stays\nLower is better.\n" in shown
 
 
+def test_numbers_and_their_heads_go_to_the_right_signed_ones_too() -> None:
+    errors = Table(
+        title="Errors",
+        columns=("row", "error", "of"),
+        rows=(("a", "-3.7%", "1 of 2"), ("b", "+12.5% *", "not metered"), ("c", "-", "")),
+    )
+    report = Report(title="T", answer=("A.",), figures=(), tables=(errors,))
+    assert "a       -3.7%  1 of 2\nb    +12.5% *  not metered\nc           -\n" in text(report)
+    written = page(report)
+    assert '<th class="n">error</th>' in written
+    assert '<td class="n">-3.7%</td>' in written
+    assert "<th >of</th>" in written
+    assert "<td >1 of 2</td>" in written
+
+
 def test_a_table_too_long_for_a_terminal_is_left_to_the_page() -> None:
     long = Table(title="Every row", columns=("ms",), rows=tuple((str(n),) for n in range(51)))
     report = Report(title="T", answer=("A.",), figures=(), tables=(long, TABLE))
@@ -115,6 +130,25 @@ def test_a_sweep_of_one_size_is_drawn_without_a_warning(
     low, high = canvas.axes[0].get_xlim()
     for x in (*places, *([] if mark is None else [mark])):
         assert low < x < high
+
+
+def test_whiskers_stand_beside_one_another() -> None:
+    series = tuple(
+        Series(label=label, x=(1, 2), y=(3, 4), low=low, high=low and (5, 5))
+        for label, low in (("on", (1, 1)), ("mixed", (1, 1)), ("off", (1, 1)), ("predicted", ()))
+    )
+    panel = Panel(title="", x_label="", y_label="", series=series)
+    canvas = drawn(Figure(name="cliff", title="", panels=(panel,)))
+    canvas.draw_without_rendering()
+    (axes,) = canvas.axes
+    places = [line.get_transform().transform((1, 3)) for line in axes.get_lines()]
+    apart = 3 / 72 * canvas.dpi
+    across = [x - places[3][0] for x, _ in places]
+    assert across == pytest.approx([-apart, 0, apart, 0])
+    assert [y for _, y in places] == pytest.approx([places[3][1]] * 4)
+    for line, whiskers in zip(axes.get_lines(), axes.collections, strict=False):
+        below = whiskers.get_transform().transform(whiskers.get_paths()[0].vertices[0])
+        assert below[0] == pytest.approx(line.get_transform().transform((1, 3))[0])
 
 
 def test_series_differ_by_more_than_their_hue() -> None:
