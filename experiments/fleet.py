@@ -1,6 +1,7 @@
 """A lab's traffic, its promises to users, and the machines it could buy: which, and how many."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class Class:
 
     def __post_init__(self) -> None:
         workload(self.workload)
-        if self.sessions_per_s <= 0 or self.simulated < 10:
+        if not 0 < self.sessions_per_s < math.inf or self.simulated < 10:
             raise ExperimentError(
                 f"class of {self.workload}: sessions_per_s must be positive and simulated at "
                 f"least 10, not {self.sessions_per_s:g} and {self.simulated}"
@@ -76,6 +77,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.assumed:
             as_assumed(name, self.assumed)
+        for of in self.classes.values():  # what cannot be drawn is told before anything is computed
+            sample(as_assumed(of.workload, self.assumed), sessions=1, per_s=1.0, seed=self.seed)
         if not self.classes or not self.systems:
             raise ExperimentError("classes and systems must not be empty")
         for name in (*self.fast, *self.unproven):
