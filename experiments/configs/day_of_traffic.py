@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=experiments/configs/day_of_traffic.py --workdir=DIR
 
-1,260 sessions that start within a day, some 100,000 calls of the model, simulated event by event;
+1,000 sessions that start within a day, some 100,000 calls of the model, simulated event by event;
 `--config.trace=FILE` replays a trace instead (experiments/workloads/traces.py has the formats). A
 few seconds for each system on 2 cores, after a minute of predicting step times. Expect the systems
 with little room for caches to find fewer prefixes where they were left.
@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     config.workload = "agentic"
     config.assumed = ConfigDict(all_assumed())  # of each workload, by name
     config.trace = ""  # a file to replay instead
-    config.sessions = 1260
-    config.sessions_per_s = 1260 / 86_400
+    config.sessions = 1000
+    config.sessions_per_s = 1000 / 86_400
     config.window_tokens = 131_000
     config.seed = 0
     config.service = seconds_saved.service()

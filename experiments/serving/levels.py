@@ -1,6 +1,7 @@
 """What users of an instance met, in a few figures, and whether that is what they were promised."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ class Level:
     request_p50_s: float = 0.0  # seconds of the model's part of a request, half of them
 
     def __post_init__(self) -> None:
-        if min(self.ttft_p99_s, self.tokens_per_s, self.request_p50_s) < 0:
-            raise ExperimentError("service levels must not be negative (0: nothing is promised)")
+        promised = (self.ttft_p99_s, self.tokens_per_s, self.request_p50_s)
+        if not all(0 <= one < math.inf for one in promised):
+            raise ExperimentError(
+                f"service levels are numbers from 0 (nothing is promised), not {promised}"
+            )
 
     def missed(self, met: dict[str, float]) -> tuple[str, ...]:
         """What is not kept, in words with both figures."""

@@ -13,7 +13,7 @@ from experiments.workloads.traffic import Traffic
 from experiments.workloads.workload import Workload, names, parsed, workload
 
 WITHIN = 0.05
-SESSIONS = {"agentic": 20_000, "software": 20_000}
+SESSIONS = {"agentic": 50_000, "software": 20_000}
 
 
 @functools.cache
@@ -129,6 +129,12 @@ def test_the_same_seed_draws_the_same_and_streams_are_apart() -> None:
     np.testing.assert_array_equal(one.output_tokens, again.output_tokens)
     other = sample(of.assuming({"output_tokens_p90": 1300.0}), sessions=50, per_s=1.0, seed=3)
     np.testing.assert_array_equal(one.tool_s, other.tool_s)
+    # More requests of some sessions change nothing of the calls that were there before.
+    more = sample(of.assuming({"requests_p90": 25.0}), sessions=50, per_s=1.0, seed=3)
+    assert len(more) > len(one)
+    for whose in range(50):
+        before, after = (t.output_tokens[t.session == whose] for t in (one, more))
+        np.testing.assert_array_equal(before, after[: len(before)])
     assert np.quantile(other.output_tokens, 0.9) > np.quantile(one.output_tokens, 0.9)
     assert (sample(of, sessions=50, per_s=1.0, seed=4).start_s != one.start_s).any()
 
