@@ -76,19 +76,32 @@ class Architecture:
         return cache
 
 
+# What a tuned copy of a model is called by; its decoder is the same.
+_TUNED = ("-instruct", "-chat", "-it")
+
+
 def names() -> tuple[str, ...]:
-    """The names of all architectures, as they stand in the file."""
-    return tuple(_entries())
+    """The names of all architectures, as they stand in the file; without their aliases."""
+    return tuple(name for name, entry in _entries().items() if "absent" not in entry)
 
 
 @functools.cache
 def architecture(name: str) -> Architecture:
-    """The architecture of that name; ModelError, with the nearest ones, where there is none."""
-    entry = _entries().get(name)
-    if entry is None:
-        near = difflib.get_close_matches(name.lower(), _entries(), n=3, cutoff=0.4)
+    """The architecture of that name, which may be an alias or a tuned copy's (`…-instruct`).
+
+    Raises ModelError, with the nearest names or why it is not here, where there is none.
+    """
+    asked, known = name, _known_as()
+    if name not in known:
+        name = next((name.removesuffix(end) for end in _TUNED if name.endswith(end)), name)
+    if name not in known:
+        near = difflib.get_close_matches(asked.lower(), known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models/zoo.toml"
-        raise ModelError(f"no architecture is called {name!r}; {hint}")
+        raise ModelError(f"no architecture is called {asked!r}; {hint}")
+    name = known[name]
+    entry = _entries()[name]
+    if "absent" in entry:
+        raise ModelError(f"{asked} is not among the architectures here: {entry['absent']}")
     return Architecture(
         name=name,
         config=_config(name, entry),
@@ -107,6 +120,15 @@ def _config(name: str, entry: dict[str, Any]) -> DecoderConfig:
         fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
         return decoder_config(fields, has_head=True)
     return DecoderConfig(**entry["decoder"])
+
+
+@functools.cache
+def _known_as() -> dict[str, str]:
+    """The entries' names by every name that they are known by."""
+    known = {
+        alias: name for name, entry in _entries().items() for alias in entry.get("aliases", ())
+    }
+    return known | {name: name for name in _entries()}
 
 
 @functools.cache

@@ -77,6 +77,19 @@ def test_unknown_names_get_the_nearest(wrong, right):
         zoo.architecture("xyzzy")
 
 
+def test_a_tuned_copy_and_a_model_with_the_same_decoder_are_found():
+    for other, name in (("llama-3.3-70b-instruct", "llama-3.3-70b"), ("glm-4.6", "glm-4.7")):
+        assert zoo.architecture(other).name == name
+    with pytest.raises(ModelError, match=r"no architecture is called 'xyzzy-chat'"):
+        zoo.architecture("xyzzy-chat")
+
+
+def test_what_is_not_here_is_refused_with_the_reason():
+    with pytest.raises(ModelError, match=r"gpt-5.3-codex-spark is .*: its architecture is not pub"):
+        zoo.architecture("gpt-5.3-codex-spark")
+    assert "kimi-k3" not in zoo.names()
+
+
 def test_a_listed_tree_has_the_shapes_that_loaders_check():
     config = zoo.architecture("gemma-3-1b").config
     flat = {
