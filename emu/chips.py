@@ -32,7 +32,7 @@ WIDER = {
     "int8": ("bfloat16", "float16", "float32"),
 }
 # How `emu.realize` can make this machine read from a memory; None: it can only be predicted.
-Mechanism = Literal["rotation", "memory-kind"]
+Mechanism = Literal["rotation", "memory-kind", "persistent-kernel"]
 
 
 def _concrete(number: Any) -> TypeGuard[float]:

@@ -48,7 +48,8 @@ def _memories(chip: Chip) -> Table:
             for memory in chip.memories
         ),
         note="pair: rotation is a cache against the memory behind it, memory-kind JAX's device "
-        f"against pinned_host. Capacity: what this process can use of it. Known from: {known}.",
+        "against pinned_host, persistent-kernel a scratchpad against the memory behind it. "
+        f"Capacity: what this process can use of it. Known from: {known}.",
     )
 
 

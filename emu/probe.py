@@ -31,6 +31,8 @@ MB = 2**20
 READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128))
 LARGEST = {"float32": 128 * MB, "bfloat16": 64 * MB, "int8": 32 * MB}
 FETCHES = (MB, 8 * MB, 32 * MB)  # sizes of reads from the host's memory over a link
+HELD_READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4))  # from a TPU's scratchpad
+HELD_DTYPES = ("float32", "bfloat16")
 # The sets of bytes among which the cache's edge is looked for, in eighths of what is told of.
 EIGHTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
 EDGE_PASSES = 3  # each set's pages lie elsewhere in each: what a cache holds depends on that
@@ -115,16 +117,16 @@ def probe(machine: Machine) -> Probed:
     with tqdm(desc="measuring this machine's memories", unit=" timings", disable=None) as bar:
         prober = Prober(machine, bar)
         per_step_s, per_kernel_s = prober.starts()
-        rotated = () if machine.platform == "tpu" else _rotation_pair(prober)
+        own = _scratchpad_pair(prober) if machine.platform == "tpu" else _rotation_pair(prober)
         kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
-        by_kind = _kind_pair(prober, rotated) if {"device", "pinned_host"} <= kinds else ()
-        if not rotated and not by_kind:
+        by_kind = _kind_pair(prober, own) if {"device", "pinned_host"} <= kinds else ()
+        if not own and not by_kind:
             raise EmuError(f"{jax.local_devices()[0]} has no two memories that emu can tell apart")
         cores = f", {machine.cores} cores" if machine.platform == "cpu" else ""
         chip = Chip(
             name=f"host ({machine.name}{cores})",
             vendor=machine.vendor,
-            memories=(*rotated, *by_kind),
+            memories=(*own, *by_kind),
             peak_flops_per_s=_peaks(prober),
         )
         return Probed(
@@ -173,22 +175,70 @@ def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
     )
 
 
-def _kind_pair(prober: Prober, rotated: Sequence[Memory]) -> tuple[Memory, ...]:
+def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
+    """A TPU's VMEM, as far as a kernel can keep weights there, and its HBM; () where it cannot."""
+    from kernels.persistent import room_bytes  # noqa: PLC0415 - Pallas, which only TPUs need
+
+    room = room_bytes()
+    if not room:
+        return ()
+    capacity = Sourced(
+        value=room,
+        source=f"jax's table of TPUs, {prober.machine.name}: one core's, less what a kernel takes",
+        kind="vendor",
+    )
+    held = {
+        dtype: [prober.time(Stream.held(dtype, n, room)) for n in HELD_READS]
+        for dtype in HELD_DTYPES
+    }
+    cold = {
+        dtype: [
+            prober.time(Stream.cold(dtype, n, PAST_ANY_CACHE_BYTES))
+            for n in READS
+            if n <= LARGEST[dtype]
+        ]
+        for dtype in DTYPES
+    }
+    return (
+        Memory(
+            name="vmem",
+            placement="on-chip",
+            capacity_bytes=capacity,
+            bandwidth_bytes_per_s=_best(held, prober),
+            latency_s=_latency("cache"),
+            curves=_curves(held, prober),
+            mechanism="persistent-kernel",
+        ),
+        Memory(
+            name="hbm",
+            placement="off-chip",
+            capacity_bytes=_device_capacity(prober),
+            bandwidth_bytes_per_s=_best(cold, prober),
+            latency_s=_latency("memory"),
+            curves=_curves(cold, prober),
+            mechanism="persistent-kernel",
+        ),
+    )
+
+
+def _kind_pair(prober: Prober, own: Sequence[Memory]) -> tuple[Memory, ...]:
     """JAX's `device` memory, which here plays the on-chip part, and the host's `pinned_host`."""
-    if prober.machine.platform == "cpu":
-        (behind,) = (memory for memory in rotated if memory.placement == "off-chip")
-        bandwidth = far_bandwidth = behind.bandwidth_bytes_per_s
-        curves = far_curves = behind.curves
+    if own:
+        (behind,) = (memory for memory in own if memory.placement == "off-chip")
+        bandwidth, curves = behind.bandwidth_bytes_per_s, behind.curves
     else:
         device = {
             "float32": [
                 prober.time(Stream.cold("float32", n, PAST_ANY_CACHE_BYTES)) for n in FETCHES
             ]
         }
+        bandwidth, curves = _best(device, prober), _curves(device, prober)
+    if prober.machine.platform == "cpu":
+        far_bandwidth, far_curves = bandwidth, curves
+    else:
         host = {
             "float32": [prober.time(Stream.fetched("float32", n, "pinned_host")) for n in FETCHES]
         }
-        bandwidth, curves = _best(device, prober), _curves(device, prober)
         far_bandwidth, far_curves = _best(host, prober), _curves(host, prober)
     return (
         Memory(

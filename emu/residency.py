@@ -1,7 +1,8 @@
 """A placement made real on the machine at hand: the same function, its weights really there.
 
 Which memories this machine can tell apart, and how, is what `emu.host()` finds: a cache against
-the memory behind it (`rotation`), or the device's memory against the host's (`memory-kind`).
+the memory behind it (`rotation`), the device's memory against the host's (`memory-kind`), or a
+scratchpad against the memory behind it (`persistent-kernel`, see `emu.persistent`).
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from emu import memory_kinds
+from emu import memory_kinds, persistent
 from emu.chips import Mechanism, Memory
 from emu.errors import EmuError
 from emu.one_program import steps_in_one
@@ -65,11 +66,15 @@ def realize(
     The outputs are bit for bit those of `fn`: the program and the values are the same. The copies
     are made here; a call adds about a microsecond of Python with rotation.
 
+    With a persistent kernel, `fn` must be an `emu.persistent.Persistent`. Its kernel is another
+    program, whose outputs are the same but for rounding, and a call is one step of it, for which
+    nothing has stayed: `steps_in_one` is what to time.
+
     Raises:
       EmuError: a placement of another chip or of other leaves; a stacked leaf split between two
         memories (its parts would have to be joined at each step, which is traffic that the real
         machine doesn't have); a KV cache placed off chip (it is written in place, so it cannot be
-        rotated); copies that do not fit in RAM.
+        rotated); copies that do not fit in RAM; a persistent kernel where the function has none.
     """
     if isinstance(argnum, bool) or not isinstance(argnum, int) or argnum < 0:
         raise EmuError(f"realize: argnum must be the position of the weights, not {argnum!r}")
@@ -78,6 +83,17 @@ def realize(
     leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
     memories = _memory_of_each(jax.tree.unflatten(structure, leaves), where)
     near, far, mechanism = _pair(placement)
+    if mechanism == "persistent-kernel":
+        in_one = functools.cache(persistent.checked(fn, argnum).in_one_kernel(weights, placement))
+        return Realized(
+            call=in_one(1),
+            in_one=in_one,
+            mechanism=mechanism,
+            memories=(near.name, far.name),
+            copies=1,
+            held_bytes=sum(leaf.nbytes for leaf in leaves),
+            notes=(*placement.notes, _NOTHING_STAYS),
+        )
     if mechanism == "memory-kind":
         for device in {device for leaf in leaves for device in leaf.sharding.addressable_devices}:
             for name in (near.name, far.name):
@@ -191,6 +207,9 @@ def _pair(placement: Placement) -> tuple[Memory, Memory, Mechanism]:
             f"{mechanism!r}, as emu.host() has"
         )
     return near[0], far[0], mechanism
+
+
+_NOTHING_STAYS = "weights are copied on chip once for each program of several steps"
 
 
 def _same_memory(leaves: Sequence[jax.Array]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ from emu import load
 DTYPES = ("float32", "bfloat16", "int8")
 
 CHAIN = 256  # products in one program, at the most
+# Reads of a set in VMEM for each time that it is copied there, which is in the time too.
+HELD_REPEATS = 1024
+HELD_MATRICES = 16  # in a set, at the most
 CALL_BYTES = 64_000_000  # read by one program, if that is not too many products
 
 # Rounds short enough that some fall between other processes' time slices.
@@ -44,6 +48,7 @@ class Stream:
     repeats: int  # how often one program goes through its set
     read_bytes: int  # of one product
     fetch: bool = False  # each product first copies its weights from another memory kind
+    in_vmem: bool = False  # one kernel copies them on the chip, once
 
     @classmethod
     def hot(cls, dtype: str, read_bytes: int, set_bytes: int) -> "Stream":
@@ -81,6 +86,13 @@ class Stream:
         )
         return dataclasses.replace(stream, sets=there, repeats=1, fetch=True)
 
+    @classmethod
+    def held(cls, dtype: str, read_bytes: int, room_bytes: int) -> "Stream":
+        """The same from a TPU's VMEM, where one kernel keeps the set."""
+        most = min(room_bytes, HELD_MATRICES * 2**18)
+        stream = cls.over(dtype, read_bytes, max(1, min(HELD_MATRICES, most // read_bytes)), 1)
+        return dataclasses.replace(stream, repeats=HELD_REPEATS, in_vmem=True)
+
     def seconds_per_read(self, tries: int = TRIES) -> "Timing":
         """How long one product takes, its weights coming from wherever the sets are by then.
 
@@ -106,9 +118,16 @@ class Stream:
     ) -> tuple[float, jax.Array]:
         start = time.perf_counter()
         for _ in range(calls):
-            x = _chain(x, next(turn), self.repeats, self.fetch)
+            x = self._read(x, next(turn))
         x.block_until_ready()
         return time.perf_counter() - start, x
+
+    def _read(self, x: jax.Array, matrices: tuple[Any, ...]) -> jax.Array:
+        if self.in_vmem:
+            out: jax.Array = _held_chain(x, matrices, self.repeats)
+        else:
+            out = _chain(x, matrices, self.repeats, self.fetch)
+        return out
 
 
 def of_rounds(a_round: Callable[[], float], tries: int = TRIES) -> tuple[float, bool]:
@@ -154,6 +173,13 @@ def _matrix(dtype: str, side: int) -> kernels.Matrix:
     if dtype == "int8":
         return jnp.full((side, side), 1, jnp.int8), jnp.full(side, 1 / side)
     return jnp.full((side, side), 1 / side, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _held_chain(x: jax.Array, matrices: tuple[jax.Array, ...], repeats: int) -> jax.Array:
+    from kernels.held_products import held_products  # noqa: PLC0415 - Pallas, which only TPUs need
+
+    return held_products(x, matrices, repeats)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -19,11 +19,13 @@ from emu.chips import Mechanism
 from emu.report import Report
 from emu.rules import assign, ordered
 from experiments import (
+    cliff_possible,
     cliff_prediction,
     cliff_report,
     cliff_sizes,
     cliff_summary,
     cliff_tables,
+    persistent,
     placements,
 )
 from experiments.cliff_sizes import Size, config_of, weights_of
@@ -67,7 +69,7 @@ class Settings:
     device_means: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pair", placements.found_pair(self.pair))
+        object.__setattr__(self, "pair", placements.found_pair(self.pair, in_one_kernel=True))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
         for name in ("context", "rounds", "samples"):
@@ -143,7 +145,7 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
     if jax.process_count() > 1:
         raise ExperimentError("the sweep times one device: run it on one host, without --hosts")
     checkpoint = open_checkpoint(resolve(settings.model))
-    wanted = plan(settings, checkpoint)
+    wanted = _possible(settings, checkpoint.config, plan(settings, checkpoint))
     todo = [m for m in wanted if m.key not in results]
     if todo:
         _check_rules(settings, checkpoint.config, todo)
@@ -162,6 +164,21 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
                         results.append(row(m.key, NAME, settings, measured[m.placement]))
                         bar.update()
     return tuple(m.key for m in wanted)
+
+
+def _possible(
+    settings: Settings, config: DecoderConfig, wanted: Sequence[Measurement]
+) -> Sequence[Measurement]:
+    """What this pair of memories can have of it; tells what is left out."""
+    if settings.pair != persistent.PAIR:
+        return wanted
+    asked = {m: (m.dtype, m.size, m.placement) for m in wanted}
+    reasons = cliff_possible.why_not(config, list(asked.values()), settings.rules, settings.context)
+    cliff_possible.tell(reasons)
+    possible = [m for m, what in asked.items() if what not in reasons]
+    if not possible:
+        raise ExperimentError("nothing is left to measure: see what was left out, and why")
+    return possible
 
 
 def _check_rules(settings: Settings, config: DecoderConfig, todo: Sequence[Measurement]) -> None:
@@ -214,9 +231,11 @@ def _measure(
     hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
 
     step = _step(config)  # one program for all placements
+    in_kernel = settings.pair == persistent.PAIR
+    steps = persistent.STEPS if in_kernel else 1
     cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
     work = cliff_prediction.traced(step, weights, cache, hidden)
-    host = cliff_prediction.host_facts(chip, group[0].dtype)
+    host = cliff_prediction.host_facts(chip, group[0].dtype, steps)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -228,10 +247,11 @@ def _measure(
             rules=settings.rules,
             pair=settings.pair,
         )
-        realized = emu.realize(step, placement, weights)
+        realized = emu.realize(_formed(step, config, in_kernel), placement, weights)
+        call = realized.steps_in_one(steps) if in_kernel else realized
         facts[m.placement] |= {"copies": realized.copies, "notes": list(realized.notes)}
         predicted = cliff_prediction.predicted(
-            work, chip, m.placement, layers=config.layers, rules=settings.rules
+            work, chip, m.placement, layers=config.layers, rules=settings.rules, steps=steps
         )
         facts[m.placement] |= {
             "predicted_s": float(predicted.seconds),
@@ -239,12 +259,15 @@ def _measure(
             "host": host,
         }
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
-        calls[m.placement] = _stepping(realized, cache, hidden)
+        calls[m.placement] = _stepping(call, cache, hidden)
         if settings.device_means or jax.default_backend() != "cpu":
             facts[m.placement]["device_mean_s"] = _device_mean_s(realized, settings, config, hidden)
-    calls[REST] = _rest(config, group[0].dtype, settings.context)
-    burst = _burst(sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights)))
-    latencies = by_turns(calls, rounds=settings.rounds, samples=settings.samples, burst=burst)
+    calls[REST] = _rest(config, group[0].dtype, settings.context, chip if in_kernel else None)
+    step_s = sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights))
+    burst = 1 if in_kernel else _burst(step_s)
+    latencies = by_turns(
+        calls, rounds=settings.rounds, samples=settings.samples, burst=burst, steps=steps
+    )
     rest_s = latencies[REST].median_s
     return {
         m.placement: {
@@ -256,7 +279,7 @@ def _measure(
             "host_on_chip_s": rest_s + sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
             "host_off_chip_s": rest_s + sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
             "rest_s": rest_s,
-            "steps_per_sample": burst,
+            "steps_per_sample": burst * steps,
             "latency": dataclasses.asdict(latencies[m.placement]),
             "prediction_error": (
                 facts[m.placement]["predicted_s"] / latencies[m.placement].median_s - 1
@@ -277,11 +300,20 @@ def _step(config: DecoderConfig) -> Callable[..., tuple[jax.Array, KVCache]]:
     return step
 
 
-def _rest(config: DecoderConfig, dtype: str, context: int) -> Callable[[], Any]:
+def _formed(
+    step: Callable[..., tuple[jax.Array, KVCache]], config: DecoderConfig, in_kernel: bool
+) -> Callable[..., Any]:
+    """What `emu.realize` takes: where a scratchpad asks for it, with the step's kernel."""
+    return persistent.LastSlotSteps(config=config, step=step) if in_kernel else step
+
+
+def _rest(
+    config: DecoderConfig, dtype: str, context: int, scratchpad: emu.Chip | None
+) -> Callable[[], Any]:
     """The same layers with next to no weights: norms, attention, and calling all of it.
 
     Heads and cache are as they were, and each product reads a hundredth of its bytes, so what this
-    takes is what a step takes beside its products.
+    takes is what a step takes beside its products. With a scratchpad it is in one kernel too.
     """
     thin = dataclasses.replace(config, width=THIN, mlp_width=THIN)
     weights = {
@@ -290,22 +322,36 @@ def _rest(config: DecoderConfig, dtype: str, context: int) -> Callable[[], Any]:
         )
     }
     cache = _nearly_full(new_cache(thin, batch=1, length=context))
-    return _stepping(
-        functools.partial(_step(thin), weights), cache, jnp.ones((1, 1, THIN), jnp.float32)
-    )
+    step: Callable[..., Any] = functools.partial(_step(thin), weights)
+    if scratchpad is not None:
+        work = emu.Work(leaves=emu.leaves_of(weights))
+        placement = emu.place(work, emu.System(scratchpad), "on-chip")
+        formed = _formed(_step(thin), thin, in_kernel=True)
+        step = emu.realize(formed, placement, weights).steps_in_one(persistent.STEPS)
+    return _stepping(step, cache, jnp.ones((1, 1, THIN), jnp.float32))
 
 
 def _device_mean_s(
     realized: emu.Realized, settings: Settings, config: DecoderConfig, hidden: jax.Array
 ) -> float:
-    """Seconds of a step among many in one program: what is left without the host's dispatch."""
+    """Seconds of a step among many in one program: what is left without the host's dispatch.
+
+    Of a kernel that copies weights on chip when it begins, what more steps take more.
+    """
+
+    def seconds(steps: int) -> float:
+        program = realized.steps_in_one(steps)
+        cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+        latency = emu.measure(
+            lambda cache: program(cache, hidden)[1], carry=cache, samples=settings.samples, warmup=2
+        )
+        return latency.median_s
+
+    if realized.mechanism == persistent.PAIR:
+        more = persistent.STEPS
+        return (seconds(2 * more) - seconds(more)) / more
     steps = max(realized.copies, MOST_STEPS)
-    program = realized.steps_in_one(steps)
-    cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
-    latency = emu.measure(
-        lambda cache: program(cache, hidden)[1], carry=cache, samples=settings.samples, warmup=2
-    )
-    return latency.median_s / steps
+    return seconds(steps) / steps
 
 
 def _burst(step_s: float) -> int:

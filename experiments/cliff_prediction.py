@@ -5,6 +5,7 @@ are `emu.host()` and `emu.host_stack()`: numbers that were measured on reads and
 model. Nothing of the sweep goes into it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ def traced(step: Step, weights: Any, cache: Any, hidden: jax.Array) -> emu.Work:
 
 
 def predicted(
-    work: emu.Work, chip: emu.Chip, name: str, *, layers: int, rules: Rules
+    work: emu.Work, chip: emu.Chip, name: str, *, layers: int, rules: Rules, steps: int = 1
 ) -> emu.Timeline:
     """The step with its weights placed as a name says, over the edge if need be.
 
@@ -32,15 +33,16 @@ def predicted(
       name: of the placement.
       layers: how many the weights have.
       rules: what the placement "rules" means.
+      steps: that one kernel runs, so that there are no others to start.
     """
-    system = emu.System(chip, stack=emu.host_stack())
+    system = emu.System(chip, stack=_stack(steps))
     placement = with_cache(work, system, name, layers=layers, rules=rules)
     return emu.predict(work, system, placement)
 
 
-def host_facts(chip: emu.Chip, dtype: str) -> dict[str, Any]:
+def host_facts(chip: emu.Chip, dtype: str, steps: int = 1) -> dict[str, Any]:
     """What a prediction in one dtype was made from, for the record."""
-    stack = emu.host_stack()
+    stack = _stack(steps)
     return {
         "per_step_s": stack.per_step_s.value,
         "per_kernel_s": stack.per_kernel_s.value,
@@ -56,6 +58,20 @@ def host_facts(chip: emu.Chip, dtype: str) -> dict[str, Any]:
             for memory in chip.memories
         ],
     }
+
+
+def _stack(steps: int) -> emu.Stack:
+    stack = emu.host_stack()
+    if steps == 1:
+        return stack
+    per_step = stack.per_step_s
+    return dataclasses.replace(
+        stack,
+        per_step_s=dataclasses.replace(per_step, value=per_step.value / steps),
+        per_kernel_s=dataclasses.replace(
+            stack.per_kernel_s, value=0.0, source="one kernel is all of the steps"
+        ),
+    )
 
 
 def _curves(memory: emu.Memory, dtype: str) -> list[emu.Curve]:

@@ -46,6 +46,7 @@ class Point:
     metered: bool  # False: nothing is known of disturbance
     device_mean_s: float | None = None  # of many steps in one program
     one_memory: bool  # a CPU's memory kinds: both names are of the same memory
+    scratchpad: bool = False  # steps in one kernel, and nothing that is on chip is ever evicted
     host_on_chip_s: float  # its products, as emu.host() measured them, and the rest of a step
     host_off_chip_s: float
     layer_count: int = 0  # whole or thin ones; 0: as many as `layers`
@@ -75,7 +76,8 @@ class Mixed:
     @property
     def past_the_cache(self) -> bool:
         """Whether both parts together exceed the capacity, so that the cold may evict the hot."""
-        return self.point.weight_bytes > self.point.capacity_bytes
+        point = self.point
+        return not point.scratchpad and point.weight_bytes > point.capacity_bytes
 
     @property
     def ratio(self) -> float:
@@ -119,6 +121,7 @@ def point(row: Row) -> Point:
         host=m.get("host", {}),
         device_mean_s=m.get("device_mean_s"),
         one_memory=m["pair"] == "memory-kind" and row["machine"]["backend"] == "cpu",
+        scratchpad=m["pair"] == "persistent-kernel",
     )
 
 

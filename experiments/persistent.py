@@ -1,90 +1,131 @@
-"""Steps of a decoder's layers on a TPU, where a placement says which layers stay in VMEM.
+"""The sweep's steps on a TPU, where a placement says which layers stay in VMEM.
 
 The bridge between `emu.place`'s rules and `kernels.persistent`: whole layers, the first ones on
-chip. It is a program of several steps of its own, so `emu.realize`, which calls any function, does
-not make it.
+chip, and many steps as one kernel (`emu.persistent`). What the kernel cannot do is left out of a
+sweep, each with its reason.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 import emu
+from emu.persistent import InOne
 from experiments.errors import ExperimentError
-from kernels.persistent import MATRICES, Layers, decode_layers
+from experiments.wording import mb
+from kernels.persistent import (
+    MATRICES,
+    REST_BYTES,
+    Layers,
+    decode_layers,
+    resident_bytes,
+    room_bytes,
+    tiled_bytes,
+)
 from models import rope
 from models.cache import KVCache
 from models.config import DecoderConfig
 
+PAIR = "persistent-kernel"
+STEPS = 256  # in one kernel, for which the layers are copied on chip once
+
 _KEPT = ("rope_theta", "rope_scaling", "norm_epsilon")  # what the kernel takes beside the sizes
+_DTYPES = ("float32", "bfloat16")
 
 
-def steps(
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LastSlotSteps:
+    """A step of the layers that fills the cache's last slot, so that each step reads all of it."""
+
+    config: DecoderConfig
+    step: Callable[..., tuple[jax.Array, KVCache]]  # (weights, cache, hidden) -> (hidden, cache)
+
+    def __call__(
+        self, weights: dict[str, Any], cache: KVCache, hidden: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """One step, as an ordinary function."""
+        return self.step(weights, cache, hidden)
+
+    def in_one_kernel(self, weights: dict[str, Any], placement: emu.Placement) -> InOne:
+        """Of a number of steps, those from the same hidden state [1, 1, width]: `emu.persistent`.
+
+        Raises ExperimentError for a config, weights or a placement that the kernel is not for.
+        """
+        check_config(self.config)
+        layers = stacked(weights)
+        resident = resident_layers(memories_of(placement), self.config.layers)
+        check_room(layers, resident)
+
+        @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+        def program(
+            steps: int, layers: Layers, cache: KVCache, hidden: jax.Array
+        ) -> tuple[jax.Array, KVCache]:
+            slots = jnp.full(steps, cache.length - 1)
+            inputs = jnp.broadcast_to(hidden[0], (steps, hidden.shape[2]))
+            out, cache = several(self.config, layers, resident, cache, inputs, slots)
+            return out[-1][None, None], cache.rewind(slots[:1])
+
+        return lambda steps: functools.partial(program, steps, layers)
+
+
+def several(
     config: DecoderConfig,
-    placement: emu.Placement,
-    weights: dict[str, Any],
+    layers: Layers,
+    resident: int,
     cache: KVCache,
     hidden: jax.Array,
-    *,
-    interpret: Any = False,
+    slots: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
     """As many `models.steps.layer_step`s of one sequence as there are hidden states, in one kernel.
 
     Args:
       config: of the plain Llama family.
-      placement: of the layers in `vmem` and `hbm`.
-      weights: with `layers`, float32 or bfloat16.
-      cache: float32, of one sequence, with a free slot for each step.
+      layers: from `stacked`.
+      resident: how many of them, the first ones, stay in VMEM.
+      cache: float32, of one sequence.
       hidden: float32 [steps, width], what goes in at each step.
-      interpret: as for `kernels.persistent.decode_layers`.
+      slots: int32 [steps], each step's token's position, and its slot in the cache.
 
     Returns:
-      float32 [steps, width], and the cache, so many tokens on.
-
-    Raises:
-      ExperimentError: a config, weights or a placement that the kernel is not for.
+      float32 [steps, width], and the cache, whose position is as it was.
     """
-    _check_config(config)
     _check_cache(cache)
-    resident = resident_layers(placement, config.layers)
-    layers = stacked(weights)
     keys, values = (
         jnp.concatenate(cast(tuple[jax.Array, ...], part)) for part in (cache.keys, cache.values)
     )
-    positions = cache.position[:, None] + jnp.arange(hidden.shape[0])
-    angles = rope.angles(config.rope, positions)[:, 0]
+    angles = rope.angles(config.rope, slots[None])[:, 0].swapaxes(0, 1)
     out, keys, values = decode_layers(
         layers,
         keys,
         values,
         hidden,
         jnp.concatenate([angles, angles], axis=-1),
-        cache.position,
+        slots,
         resident=resident,
         epsilon=config.norm_epsilon,
-        interpret=interpret,
     )
     return out, cache.moved(
-        tuple(layer[None] for layer in keys),
-        tuple(layer[None] for layer in values),
-        hidden.shape[0],
+        tuple(layer[None] for layer in keys), tuple(layer[None] for layer in values), 0
     )
 
 
-def resident_layers(placement: emu.Placement, layers: int) -> int:
-    """How many layers, the first ones, the placement has in VMEM; the others are in HBM.
+def memories_of(placement: emu.Placement) -> dict[str, str]:
+    """The memory of each leaf, by its path."""
+    return {part.leaf.path: part.memory for part in placement.residencies}
 
-    Raises ExperimentError where it is no such placement.
+
+def resident_layers(where: Mapping[str, str], layers: int) -> int:
+    """How many layers, the first ones, are in VMEM, where all others are in HBM.
+
+    `where` has each leaf's memory by its path. Raises ExperimentError where it is not so.
     """
     memories: list[str] = []
     for n in range(layers):
-        here = {
-            residency.memory
-            for residency in placement.residencies
-            if residency.leaf.path.startswith(f"layers/{n}/")
-        }
+        here = {memory for path, memory in where.items() if path.startswith(f"layers/{n}/")}
         if here not in ({"vmem"}, {"hbm"}):
             found = ", ".join(sorted(here)) or "no memory"
             raise ExperimentError(
@@ -101,6 +142,29 @@ def resident_layers(placement: emu.Placement, layers: int) -> int:
     return resident
 
 
+def check_room(layers: Layers, resident: int) -> None:
+    """Raises ExperimentError where the layers, in whole tiles, do not fit in VMEM."""
+    room = room_bytes()
+    needed = resident_bytes(layers, resident)
+    if needed > room:
+        raise ExperimentError(
+            f"{resident} layers in vmem are {mb(needed)} MB in whole tiles, and it holds "
+            f"{mb(room)} MB: a scratchpad does not overflow"
+        )
+
+
+def check_cache_room(config: DecoderConfig, slots: int) -> None:
+    """Raises ExperimentError where the KV cache is too large for what is left of VMEM."""
+    heads = config.layers * config.kv_heads
+    # Keys and values, as they come in and as they go out.
+    needed = 4 * heads * tiled_bytes(slots, config.head_width, itemsize=4)
+    if needed > REST_BYTES // 2:
+        raise ExperimentError(
+            f"a KV cache of {slots} tokens takes {mb(needed)} MB of vmem, and it may take "
+            f"{mb(REST_BYTES // 2)} MB: lower config.context"
+        )
+
+
 def stacked(weights: dict[str, Any]) -> Layers:
     """The layers' weights, each kind as one array."""
     layers = [weights["layers"][n] for n in range(len(weights["layers"]))]
@@ -109,11 +173,7 @@ def stacked(weights: dict[str, Any]) -> Layers:
         name: jnp.stack([layer[block][name]["kernel"] for layer in layers])
         for name, block in where.items()
     }
-    dtypes = {str(matrix.dtype) for matrix in matrices.values()}
-    if not dtypes <= {"float32", "bfloat16"}:
-        raise ExperimentError(
-            f"the weights are {', '.join(sorted(dtypes))}: a TPU's kernel takes float32 or bfloat16"
-        )
+    check_dtypes([str(matrix.dtype) for matrix in matrices.values()])
     norms = {
         name: jnp.stack([layer[name]["scale"] for layer in layers])
         for name in ("attention_norm", "mlp_norm")
@@ -121,19 +181,32 @@ def stacked(weights: dict[str, Any]) -> Layers:
     return Layers(**matrices, **norms)
 
 
-def _check_config(config: DecoderConfig) -> None:
+def stacked_shapes(weights: dict[str, Any]) -> Layers:
+    """The same of weights' shapes."""
+    return cast(Layers, jax.eval_shape(stacked, weights))
+
+
+def check_dtypes(dtypes: Iterable[str]) -> None:
+    """Refuse weights that the kernel does not take."""
+    other = sorted(set(dtypes) - set(_DTYPES))
+    if other:
+        raise ExperimentError(
+            f"the weights are {', '.join(other)}: a TPU's kernel takes {' or '.join(_DTYPES)}"
+        )
+
+
+def check_config(config: DecoderConfig) -> None:
     """Refuse what the kernel does not compute."""
-    plain = {
-        field.name
+    defaults = {
+        field.name: field.default
         for field in dataclasses.fields(DecoderConfig)
         if field.default is not dataclasses.MISSING and field.name not in _KEPT
     }
-    defaults = {field.name: field.default for field in dataclasses.fields(DecoderConfig)}
-    other = sorted(name for name in plain if getattr(config, name) != defaults[name])
+    other = sorted(name for name in defaults if getattr(config, name) != defaults[name])
     if other:
         raise ExperimentError(
-            f"config: {', '.join(other)}: a TPU's kernel is for the plain Llama family, "
-            "which leaves these as they are"
+            f"config: {', '.join(other)}: a TPU's kernel is for the plain Llama family, which "
+            "leaves these as they are; --config.pair=memory-kind takes any model"
         )
 
 

@@ -2,7 +2,8 @@
 
 `on-chip`, `off-chip` and `fit` are emu's own policies; the mixed ones are rules. A pair is two
 memories of one machine between which `emu.realize` can really tell the difference: `rotation`
-(a cache against the memory behind it) or `memory-kind` (JAX's `device` against `pinned_host`).
+(a cache against the memory behind it), `memory-kind` (JAX's `device` against `pinned_host`) or, for
+the sweep, `persistent-kernel` (a TPU's scratchpad against the memory behind it).
 """
 
 import dataclasses
@@ -12,12 +13,14 @@ from typing import Any
 import jax
 
 import emu
+from experiments import persistent
 from experiments.errors import ExperimentError
 from experiments.mesh import Spread
 from experiments.wording import mb
+from kernels.persistent import room_bytes
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
-PAIRS = ("rotation", "memory-kind")
+PAIRS = ("rotation", "memory-kind", persistent.PAIR)
 FOUND = "found"  # a config's pair, until it is known where it runs
 
 Rules = tuple[tuple[str, str], ...]
@@ -38,11 +41,21 @@ def check(names: Sequence[str], rules: Rules, pair: str) -> None:
         raise ExperimentError(f"there is no pair {pair!r}: there are {', '.join(PAIRS)}")
 
 
-def found_pair(pair: str) -> str:
-    """The pair that a config means on this machine: a TPU's on-chip memory is no cache."""
+def found_pair(pair: str, *, in_one_kernel: bool = False) -> str:
+    """The pair that a config means on this machine: a TPU's on-chip memory is no cache.
+
+    `in_one_kernel`: whether what is timed has the form that a scratchpad needs (`emu.persistent`).
+    """
+    if pair == persistent.PAIR and not in_one_kernel:
+        raise ExperimentError(
+            f"pair {pair!r} is the residency sweep's alone: its kernel runs layers, and answers "
+            "need tokens; --config.pair=memory-kind takes whole models"
+        )
     if pair != FOUND:
         return pair
-    return "memory-kind" if jax.default_backend() == "tpu" else "rotation"
+    if jax.default_backend() != "tpu":
+        return "rotation"
+    return persistent.PAIR if in_one_kernel and room_bytes() else "memory-kind"
 
 
 def rules_of(name: str, layers: int, rules: Rules = ()) -> str | Rules:

@@ -21,10 +21,11 @@ def by_turns(
     rounds: int,
     samples: int,
     burst: int = 1,
+    steps: int = 1,
     warmup: int = 3,
     turn_s: float = 0.2,
 ) -> dict[str, emu.Latency]:
-    """Seconds per call of each callable.
+    """Seconds per step of each callable.
 
     Args:
       calls: by name; each must depend on nothing that another changes.
@@ -32,6 +33,7 @@ def by_turns(
       samples: samples per turn, at the least.
       burst: calls per sample. They are enqueued without waiting, and the sample is their mean: so
         the cost of calling from Python, some 0.1 ms, hides behind the call before.
+      steps: that each call is, in one program.
       warmup: calls at the start of a turn that are not counted.
       turn_s: how long a turn takes at the least; load is metered over it.
     """
@@ -42,12 +44,17 @@ def by_turns(
         for name, call in calls.items():
             for _ in range(warmup):
                 jax.block_until_ready(call())
-            _turn(call, recorders[name], samples, burst, turn_s)
+            _turn(call, recorders[name], samples, burst, steps, turn_s)
     return {name: recorder.latency() for name, recorder in recorders.items()}
 
 
 def _turn(
-    call: Callable[[], Any], recorder: emu.Recorder, samples: int, burst: int, turn_s: float
+    call: Callable[[], Any],
+    recorder: emu.Recorder,
+    samples: int,
+    burst: int,
+    steps: int,
+    turn_s: float,
 ) -> None:
     recorder.restart()
     begin = end = time.perf_counter()
@@ -58,6 +65,6 @@ def _turn(
             call()
         jax.block_until_ready(call())
         end = time.perf_counter()
-        recorder.add((end - start) / burst)
+        recorder.add((end - start) / (burst * steps))
         taken += 1
     recorder.restart()  # what the others do until the next turn is no sample of this one

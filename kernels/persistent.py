@@ -42,15 +42,27 @@ class Layers(NamedTuple):
         return self[: len(MATRICES)]
 
 
+def room_bytes() -> int:
+    """What the layers that stay in VMEM may take of it, on JAX's TPU; 0 where none is known of.
+
+    A kernel runs on one core, so on a chip of two it is that core's.
+    """
+    try:
+        told = int(pltpu.get_tpu_info().vmem_capacity_bytes)
+    except ValueError:  # a kind that JAX does not know
+        return 0
+    return max(told - REST_BYTES, 0)
+
+
 def resident_bytes(layers: Layers, resident: int) -> int:
     """What the resident layers' matrices take of VMEM, where arrays are in whole tiles."""
     return resident * sum(
-        _tiled_bytes(m.shape[1], m.shape[2], m.dtype.itemsize) for m in layers.matrices
+        tiled_bytes(m.shape[1], m.shape[2], m.dtype.itemsize) for m in layers.matrices
     )
 
 
-def _tiled_bytes(rows: int, columns: int, itemsize: int) -> int:
-    """A tile is 8 rows of 128 lanes of 32 bits; narrower numbers have more rows."""
+def tiled_bytes(rows: int, columns: int, itemsize: int) -> int:
+    """What a matrix takes: tiles are of 8 rows and 128 lanes of 32 bits, narrower ones of more."""
     tall = 8 * 4 // itemsize
     return -(-rows // tall) * tall * -(-columns // LANES) * LANES * itemsize
 
@@ -61,11 +73,10 @@ def decode_layers(
     values: jax.Array,
     hidden: jax.Array,
     angles: jax.Array,
-    position: jax.Array,
+    slots: jax.Array,
     *,
     resident: int,
     epsilon: float,
-    interpret: Any = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Steps one after the other, each through all layers.
 
@@ -73,13 +84,15 @@ def decode_layers(
       layers: weights in float32 or bfloat16, norms in float32.
       keys, values: float32 [layers, kv_heads, slots, head_width], the cache, updated in place.
       hidden: float32 [steps, width], what goes in at each step.
-      angles: float32 [2, steps, head_width], cosines and sines of the steps' positions, each for
+      angles: float32 [steps, 2, head_width], cosines and sines of the steps' positions, each for
         both halves of a head.
-      position: int32 [1], tokens in the cache before the first step; with all steps at most slots.
+      slots: int32 [steps], where each step's keys and values go, below the cache's slots; a step
+        attends to all slots up to its own.
       resident: how many layers, the first ones, stay in VMEM. The TPU's compiler refuses more than
         there is room for; `REST_BYTES` are left for all else, the cache twice among it.
       epsilon: of the norms.
-      interpret: `pltpu.InterpretParams()` to run it without a TPU.
+
+    Without a TPU it runs within `pltpu.force_tpu_interpret_mode()`.
 
     Returns:
       float32 [steps, width], what comes out of the last layer at each step; the keys; the values.
@@ -102,10 +115,16 @@ def decode_layers(
     out, keys, values = pl.pallas_call(
         kernel,
         grid=(steps,),
-        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[vmem] * 4, vmem, vmem, *[hbm] * number],
-        out_specs=[vmem, vmem, vmem],
+        in_specs=[
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            _of_this_step(1, width),
+            _of_this_step(2, head_width),
+            *[vmem] * 4,
+            *[hbm] * number,
+        ],
+        out_specs=[_of_this_step(1, width), vmem, vmem],
         out_shape=[
-            jax.ShapeDtypeStruct((steps, width), jnp.float32),
+            jax.ShapeDtypeStruct((steps, 1, width), jnp.float32),
             jax.ShapeDtypeStruct(keys.shape, keys.dtype),
             jax.ShapeDtypeStruct(values.shape, values.dtype),
         ],
@@ -115,11 +134,10 @@ def decode_layers(
             dimension_semantics=("arbitrary",),  # one step after the other
             vmem_limit_bytes=resident_bytes(layers, resident) + REST_BYTES,
         ),
-        interpret=interpret,
         name="persistent_decode_layers",
     )(
-        position,
-        hidden,
+        slots,
+        hidden[:, None],
         angles,
         layers.attention_norm,
         layers.mlp_norm,
@@ -127,11 +145,16 @@ def decode_layers(
         values,
         *layers.matrices,
     )
-    return out, keys, values
+    return out[:, 0], keys, values
+
+
+def _of_this_step(rows: int, columns: int) -> pl.BlockSpec:
+    """Of [steps, rows, columns] the step's own: the others wait in HBM."""
+    return pl.BlockSpec((1, rows, columns), lambda step: (step, 0, 0))
 
 
 def _steps(
-    position, hidden, angles, attention_norm, mlp_norm, keys_in, values_in, *refs,
+    slots, hidden, angles, attention_norm, mlp_norm, keys_in, values_in, *refs,
     resident, epsilon, kv_heads, head_width,
 ):  # fmt: skip
     """One step, at its place in the grid; refs: matrices, out, keys, values, held, outs."""
@@ -149,32 +172,40 @@ def _steps(
             for name in MATRICES:
                 pltpu.sync_copy(far[name].at[pl.ds(0, resident)], near[name])
 
-    def product(name, layer, x):
-        if layer < resident:
-            return _product(x, near[name][layer])
+    here = slots[step]
+    cosine, sine = angles[0, 0:1], angles[0, 1:2]
+
+    def kept(name, layer, x):
+        return product(x, near[name][layer])
+
+    def streamed(name, layer, x):
         _streamed(far[name].at[layer], x, results[name])
         return results[name][...]
 
-    here = position[0] + step
-    cosine, sine = angles[0, pl.ds(step, 1), :], angles[1, pl.ds(step, 1), :]
-    x = hidden[pl.ds(step, 1), :]
-    for layer in range(keys.shape[0]):
+    def one(times, layer, x):
         y = _normed(x, attention_norm[pl.ds(layer, 1), :], epsilon)
-        q, k, v = (product(name, layer, y) for name in ("q", "k", "v"))
+        q, k, v = (times(name, layer, y) for name in ("q", "k", "v"))
         mixed = []
         for head in range(kv_heads):
-            one = slice(head * head_width, (head + 1) * head_width)
-            keys[layer, head, pl.ds(here, 1), :] = _turned(k[:, one], cosine, sine)
-            values[layer, head, pl.ds(here, 1), :] = v[:, one]
+            part = slice(head * head_width, (head + 1) * head_width)
+            keys[layer, head, pl.ds(here, 1), :] = _turned(k[:, part], cosine, sine)
+            values[layer, head, pl.ds(here, 1), :] = v[:, part]
             group = q.shape[1] // head_width // kv_heads
             for query in range(head * group, (head + 1) * group):
                 asked = _turned(q[:, query * head_width : (query + 1) * head_width], cosine, sine)
                 mixed.append(_attended(asked, keys[layer, head], values[layer, head], here))
-        x = x + product("o", layer, jnp.concatenate(mixed, axis=1))
+        x = x + times("o", layer, jnp.concatenate(mixed, axis=1))
         y = _normed(x, mlp_norm[pl.ds(layer, 1), :], epsilon)
-        gate, up = product("gate", layer, y), product("up", layer, y)
-        x = x + product("down", layer, gate * jax.nn.sigmoid(gate) * up)
-    out[pl.ds(step, 1), :] = x
+        gate, up = times("gate", layer, y), times("up", layer, y)
+        return x + times("down", layer, gate * jax.nn.sigmoid(gate) * up)
+
+    # Loops, so that what the TPU's compiler has to do does not grow with the layers.
+    x = hidden[0]
+    if resident:
+        x = jax.lax.fori_loop(0, resident, functools.partial(one, kept), x)
+    if resident < keys.shape[0]:
+        x = jax.lax.fori_loop(resident, keys.shape[0], functools.partial(one, streamed), x)
+    out[0] = x
 
 
 def _streamed(matrix: Any, x: jax.Array, result: Any) -> None:
@@ -183,7 +214,7 @@ def _streamed(matrix: Any, x: jax.Array, result: Any) -> None:
     block = _block(rows, columns * matrix.dtype.itemsize)
 
     def multiply(part: Any, out: Any) -> None:
-        out[...] = _product(x, part[...])
+        out[...] = product(x, part[...])
 
     pltpu.emit_pipeline(
         multiply,
@@ -201,7 +232,8 @@ def _block(rows: int, row_bytes: int) -> int:
     return max(fitting, default=rows)
 
 
-def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """float32 [1, in] times a matrix [out, in], within a kernel: [1, out]."""
     return jax.lax.dot_general(
         x,
         matrix.astype(jnp.float32),
@@ -224,7 +256,7 @@ def _turned(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
 
 def _attended(q: jax.Array, keys: jax.Array, values: jax.Array, last: jax.Array) -> jax.Array:
     """Softmax attention of one head over slots up to `last`: [1, head_width]."""
-    scores = _product(q, keys) / math.sqrt(q.shape[1])
+    scores = product(q, keys) / math.sqrt(q.shape[1])
     slots = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
     scores = jnp.where(slots <= last, scores, -jnp.inf)
     shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))

@@ -1,7 +1,8 @@
 """The machine at hand as a chip: its memories found, measured, and kept for the next time.
 
 Two pairs of memories, where it has them: a cache and the memory behind it (`rotation`: `llc` and
-`dram` on a CPU, `l2` and `hbm` on a GPU), and JAX's memory kinds (`memory-kind`: `device`, which
+`dram` on a CPU, `l2` and `hbm` on a GPU) or a TPU's scratchpad and the memory behind it
+(`persistent-kernel`: `vmem` and `hbm`), and JAX's memory kinds (`memory-kind`: `device`, which
 plays the on-chip part, and `pinned_host`).
 
 `host_stack` is what starting a step and its kernels costs here, measured with it. Both know nothing

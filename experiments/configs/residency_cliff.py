@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.thin = (1, 2)  # smaller sizes: so many layers of one key-value head each
     config.placements = ("on-chip", "off-chip", "attention-on-chip", "half-on-chip")
     config.rules = ()  # (pattern, memory) pairs: what the placement "rules" means
-    config.pair = "found"  # rotation (cache against memory), on a TPU memory-kind (device, host)
+    config.pair = "found"  # rotation (cache, memory); TPU: persistent-kernel (vmem, hbm)
     config.context = 32  # slots in the KV cache
     config.rounds = 5  # the placements take turns, so that drift favours none
     config.samples = 40  # decode steps per placement and round

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import emu
 from emu import host_file, probe, streams
@@ -326,8 +327,11 @@ def test_the_edge_is_looked_for_beyond_what_the_system_tells(monkeypatch):
     assert 32 * MB <= found.capacity_bytes <= 64 * MB
 
 
-def test_a_tpu_has_only_its_memory_kinds(monkeypatch):
-    monkeypatch.setattr(probe, "FETCHES", (100_000,))
+@pytest.fixture
+def quick_probe(monkeypatch):
+    """Sizes that are next to nothing, and times that are made up."""
+    for sizes in ("FETCHES", "READS", "HELD_READS"):
+        monkeypatch.setattr(probe, sizes, (100_000,))
     monkeypatch.setattr(probe, "PAST_ANY_CACHE_BYTES", MB)
     monkeypatch.setattr(probe, "FLOPS_SIDE", 64)
     monkeypatch.setattr(
@@ -335,13 +339,38 @@ def test_a_tpu_has_only_its_memory_kinds(monkeypatch):
         "seconds_per_read",
         lambda self, tries: Timing(read_bytes=100, seconds=1e-6, calm=True),
     )
-    tpu = dataclasses.replace(machine(), platform="tpu", name="TPU v5e")
-    chip = probe.probe(tpu).chip
+
+
+def probed_tpu(kind):
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        return probe.probe(dataclasses.replace(machine(), platform="tpu", name=kind)).chip
+
+
+def test_a_tpus_scratchpad_and_its_memory_kinds(quick_probe):
+    chip = probed_tpu("TPU v5 lite")
+    assert [(m.name, m.placement, m.mechanism) for m in chip.memories] == [
+        ("vmem", "on-chip", "persistent-kernel"),
+        ("hbm", "off-chip", "persistent-kernel"),
+        ("device", "on-chip", "memory-kind"),
+        ("pinned_host", "off-chip", "memory-kind"),
+    ]
+    vmem, hbm, device, _ = chip.memories
+    assert vmem.capacity_bytes.value == 112 * MB
+    assert {curve.dtype for curve in vmem.curves} == {"float32", "bfloat16"}
+    assert hbm.capacity_bytes.value == emu.chip("tpu-v5e").memory("hbm").capacity_bytes.value
+    assert {curve.dtype for curve in hbm.curves} == set(streams.DTYPES)
+    assert device.curves == hbm.curves  # it is the same memory
+
+
+@pytest.mark.parametrize("kind", ["TPU v3", "TPU v99"])
+def test_a_tpu_without_room_or_unknown_has_only_its_memory_kinds(quick_probe, kind):
+    chip = probed_tpu(kind)
     assert [(m.name, m.placement) for m in chip.memories] == [
         ("device", "on-chip"),
         ("pinned_host", "off-chip"),
     ]
-    assert chip.name == "host (TPU v5e)"
+    assert chip.name == f"host ({kind})"
 
 
 def test_a_gpu_has_both_pairs(monkeypatch):

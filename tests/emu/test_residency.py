@@ -304,6 +304,32 @@ def test_what_cannot_be_made_real_is_refused():
         realize(plain, placed(tree, "on-chip"), weights(dtype=jnp.bfloat16))
 
 
+class Doubling:
+    """A step whose kernel, here a product, is asked for with the weights and where they are."""
+
+    def __call__(self, tree, carry, x):
+        return tree["a"] * x, carry + 1
+
+    def in_one_kernel(self, tree, placement):
+        (part,) = placement.residencies
+        assert part.memory == "llc"
+        return lambda steps: lambda carry, x: (tree["a"] * x, carry + steps)
+
+
+def test_a_scratchpad_takes_functions_that_have_a_kernel():
+    tree = {"a": jnp.full((), 2.0)}
+    placement = placed(tree, "on-chip", machine(10**6, "persistent-kernel"))
+    real = realize(Doubling(), placement, tree)
+    assert real.mechanism == "persistent-kernel"
+    assert real(0, jnp.ones(())) == (2, 1)
+    assert real.steps_in_one(5)(0, jnp.ones(())) == (2, 5)
+    assert "once for each program of several steps" in real.notes[-1]
+    with pytest.raises(EmuError, match="step has no method in_one_kernel, and weights stay in a"):
+        realize(step, placement, tree)
+    with pytest.raises(EmuError, match="takes the weights first, not as argument 1"):
+        realize(Doubling(), placement, tree, argnum=1)
+
+
 def test_a_stacked_leaf_split_between_memories_is_refused():
     stack = {"layers": {"kernel": jnp.ones((6, 4, 4))}}
     placement = placed(stack, [("layers[:2]/**", "on-chip"), ("**", "off-chip")])
