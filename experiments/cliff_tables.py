@@ -132,7 +132,7 @@ def _device_table(points: Sequence[Point]) -> Table:
             for p in points
             if p.device_mean_s
         ),
-        note="called: of 256 steps in one kernel, dispatch and the copying of the weights on chip "
+        note="called: of the steps of one kernel, dispatch and the copying of the weights on chip "
         "among them; in one: what a step more takes, without both."
         if any(p.scratchpad for p in points)
         else "in one: the mean of at least 32 steps of one jitted program, without the host's "
