@@ -22,6 +22,7 @@ from experiments.placing import Rules, runs_from_sram
 _SRAM_GROUP = 8  # a GroqNode's processors, all wired to each other
 _WIDEST = 64  # beyond it nobody splits a layer's heads
 _ENDS = 2  # embedding and head may be stages of their own
+_LARGEST = 4  # splits that are looked at where none is large enough: not all of them are possible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def _candidates(chip: emu.Chip, asked: Asked, layers: int, at_least: int) -> lis
             f"no split of {chip.name} has {said}: tensor x pipeline x data must multiply to the "
             "chips; give --tensor and --pipeline"
         )
-    return enough or every[-1:]
+    return enough or every[-_LARGEST:]
 
 
 def _splits(chip: emu.Chip, asked: Asked, layers: int) -> Iterator[_Candidate]:
