@@ -8,7 +8,7 @@ its own; at a point the first of them with room counts, as `emu.place` has it. W
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -29,35 +29,49 @@ from emu.work import Work
 Rules = str | Sequence[Rule | Sequence[str]]
 
 _FEW = 20_000  # points for which compiling would take longer than NumPy
-_TILE = 1 << 14  # points at once: what is computed of them stays in a core's cache
+_TILE = 1 << 16  # points at once: below, calls cost more than what they compute
 _MOST_ROWS = 64  # of them, batches and contexts at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Tiles:
-    """A cell's corners as arrays."""
+    """Cells of one layout as arrays: all their points, a point being a batch and a context."""
 
     layout: Layout
-    batches: tuple[int, ...]
-    contexts: tuple[int, ...]
-    corners: Array  # [kernels, 4, columns]
-    totals: Array  # [4, totals]
-    weights: Array  # [4, batches x contexts]
+    points: tuple[tuple[int, int], ...]  # (batch, context)
+    cell_of: Array  # [points]
+    weights: Array  # [4, points]: of the corners of its cell
+    corners: Array  # [cells, kernels, columns, 4]
+    totals: Array  # [cells, totals, 4]
 
     @classmethod
-    def of(cls, cell: Cell) -> "Tiles":
-        """The cell's."""
-        batch, context = np.meshgrid(
-            np.array(cell.batches, np.float64), np.array(cell.contexts, np.float64), indexing="ij"
-        )
+    def of(cls, found: Sequence[Cell]) -> "Tiles":
+        """Cells of equal layouts."""
+        points, cell_of, weights = [], [], []
+        for i, cell in enumerate(found):
+            batch, context = np.meshgrid(cell.batches, cell.contexts, indexing="ij")
+            points += list(zip(batch.ravel().tolist(), context.ravel().tolist(), strict=True))
+            cell_of += [i] * batch.size
+            weights.append(cell.weights(batch.astype(float), context.astype(float)).reshape(4, -1))
         return cls(
-            layout=cell.corners[0].layout,
-            batches=cell.batches,
-            contexts=cell.contexts,
-            corners=np.stack([corner.rows for corner in cell.corners], axis=1),
-            totals=np.stack([corner.totals for corner in cell.corners]),
-            weights=cell.weights(batch, context).reshape(4, -1),
+            layout=found[0].corners[0].layout,
+            points=tuple(points),
+            cell_of=np.array(cell_of),
+            weights=np.concatenate(weights, axis=1),
+            corners=np.stack([np.stack([c.rows for c in of.corners], -1) for of in found]),
+            totals=np.stack([np.stack([c.totals for c in of.corners], -1) for of in found]),
         )
+
+    def rows(self, which: Array) -> tuple[Array, Array]:
+        """Counts [kernels, columns, points] and totals [totals, points] of some points."""
+        weights, cells_of = self.weights[:, which], self.cell_of[which]
+        rows = np.empty((*self.corners.shape[1:3], len(which)))
+        totals = np.empty((self.totals.shape[1], len(which)))
+        for cell in np.unique(cells_of):
+            here = np.flatnonzero(cells_of == cell)
+            rows[..., here] = self.corners[cell] @ weights[:, here]
+            totals[:, here] = self.totals[cell] @ weights[:, here]
+        return rows, totals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +80,7 @@ class Family:
 
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
-    tiles: tuple[tuple[int, tuple[Tiles, ...]], ...]  # (memory, cells)
+    tiles: tuple[tuple[int, tuple[Tiles, ...]], ...]  # (memory, cells by layout)
 
     def steps(self, systems: SystemGrid) -> Steps:
         """Steps of arrays [batches, contexts, systems]."""
@@ -90,10 +104,11 @@ class Family:
             missing=floats[1],
             missing_scratch=floats[2],
         )
+        batch_at = {batch: i for i, batch in enumerate(self.batches)}
+        context_at = {context: i for i, context in enumerate(self.contexts)}
         for tile in parts:
-            where = [self.batches.index(batch) for batch in tile.batches]
-            first = self.contexts.index(tile.contexts[0])
-            _fill(out, tile, systems, scratch, where, first)
+            where = np.array([(batch_at[b], context_at[c]) for b, c in tile.points]).T
+            _fill(out, tile, systems, scratch, where)
         return out
 
 
@@ -128,10 +143,8 @@ def family(
             check(base, placement)
             return counts_of(work, placement)
 
-        found = tuple(
-            Tiles.of(cell)
-            for some in _alike(base, batches)
-            for cell in cells(counts_at, some, contexts)
+        found = _by_layout(
+            cell for some in _alike(base, batches) for cell in cells(counts_at, some, contexts)
         )
         if n + 1 < len(order) and not _ever_room(found, systems, scratch):
             continue
@@ -152,6 +165,13 @@ def _alike(system: System, batches: Sequence[int]) -> list[tuple[int, ...]]:
     return [*([even] if even else []), *odd]
 
 
+def _by_layout(found: Iterable[Cell]) -> tuple[Tiles, ...]:
+    alike: dict[object, list[Cell]] = {}
+    for cell in found:
+        alike.setdefault(cell.layout, []).append(cell)
+    return tuple(Tiles.of(some) for some in alike.values())
+
+
 def _always_room(found: tuple[Tiles, ...], systems: SystemGrid, scratch: int) -> bool:
     least = _extreme(systems, np.min)
     return all(np.all(_missing(tile, least, scratch) <= 0) for tile in found)
@@ -163,7 +183,8 @@ def _ever_room(found: tuple[Tiles, ...], systems: SystemGrid, scratch: int) -> b
 
 
 def _missing(tile: Tiles, system: System, scratch: int) -> Array:
-    return missing_bytes(tile.weights, tile.totals, system, scratch, np)[scratch]
+    _, totals = tile.rows(np.arange(len(tile.points)))
+    return missing_bytes(totals, system, scratch, np)[scratch]
 
 
 def _extreme(systems: SystemGrid, of: Callable[[Array], Any]) -> System:
@@ -180,55 +201,30 @@ def is_capacity(name: str) -> bool:
     return name.endswith("/capacity_bytes") or name == "stack/reserve_share"
 
 
-def _fill(
-    out: Steps,
-    tile: Tiles,
-    systems: SystemGrid,
-    scratch: int,
-    batches: Sequence[int],
-    context: int,
-) -> None:
-    """Writes a cell's steps to arrays [batches, contexts, systems], where its batches are and from
-    its first context on.
+def _fill(out: Steps, tile: Tiles, systems: SystemGrid, scratch: int, where: Array) -> None:
+    """Writes the steps of a layout's points to arrays [batches, contexts, systems], where [2] they
+    are there.
     """
-    points, count = tile.weights.shape[1], len(systems)
-    at = [(b, context + c) for b in batches for c in range(len(tile.contexts))]
-    if points * count <= _FEW:
-        made = steps(
-            tile.layout,
-            tile.corners,
-            tile.totals,
-            tile.weights[:, :, None],
-            systems.with_arrays(),
-            scratch,
-            np,
-        )
-        _write(out, made, range(points), slice(0, count), at)
-        return
+    points, count = len(tile.points), len(systems)
+    few = points * count <= _FEW
     rows = min(points, _MOST_ROWS)
-    columns = min(_power_of_two(count), _power_of_two(_TILE // rows))
-    run = _compiled(tile.layout, scratch)
-    for j in range(0, count, columns):
-        some = systems.rows(_padded(j, count, columns)).with_arrays()
-        for i in range(0, points, rows):
-            weights = tile.weights[:, _padded(i, points, rows), None]
+    columns = count if few else min(_power_of_two(count), _power_of_two(_TILE // rows))
+    plain = functools.partial(steps, tile.layout, scratch=scratch, xp=np)
+    run = plain if few else _compiled(tile.layout, scratch)
+    for i in range(0, points, rows):
+        counts, totals = (of[..., None] for of in tile.rows(_padded(i, points, rows)))
+        for j in range(0, count, columns):
+            some = systems.rows(_padded(j, count, columns)).with_arrays()
             with jax.enable_x64(True):
-                made = run(tile.corners, tile.totals, weights, some)
-            _write(out, made, range(i, min(i + rows, points)), slice(j, j + columns), at)
+                made = run(counts, totals, some)
+            _write(out, made, where[:, i : i + rows], slice(j, j + columns))
 
 
-def _write(
-    out: Steps, made: Steps, rows: range, columns: slice, at: Sequence[tuple[int, int]]
-) -> None:
-    """Rows (batches x contexts, which lie `at` places of the arrays) and systems of some points;
-    padding beyond the end is dropped.
-    """
+def _write(out: Steps, made: Steps, where: Array, columns: slice) -> None:
+    """Points and systems of a tile; padding beyond the end is dropped."""
     for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(made), strict=True):
         width = whole[..., columns].shape[-1]
-        values = np.broadcast_to(part, (np.shape(part)[0], np.shape(part)[1]))
-        for row in rows:
-            b, c = at[row]
-            whole[b, c, columns] = values[row - rows.start, :width]
+        whole[where[0], where[1], columns] = np.asarray(part)[: where.shape[1], :width]
 
 
 @functools.lru_cache(maxsize=256)

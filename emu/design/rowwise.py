@@ -50,9 +50,8 @@ class _Sums(NamedTuple):
 
 def steps(
     layout: Layout,
-    corners: Array,
+    rows: Array,
     totals: Array,
-    weights: Array,
     system: System,
     scratch: int,
     xp: Any = np,
@@ -63,9 +62,8 @@ def steps(
 
     Args:
       layout: of the counts.
-      corners: [kernels, 4, columns], of a cell.
-      totals: [4, totals].
-      weights: [4, …]: of the corners at each point.
+      rows: [kernels, columns, …], the counts of each point.
+      totals: [totals, …].
       system: its numbers are arrays that broadcast against […].
       scratch: which memory activations go through; they have to fit there.
       xp: NumPy, or jax.numpy in float64.
@@ -73,9 +71,9 @@ def steps(
     """
     at = _Rates(layout, system, xp, smooth, rounding)
     shapes = (np.shape(leaf) for leaf in jax.tree.leaves(system))
-    points = xp.zeros(np.broadcast_shapes(weights.shape[1:], *shapes))
-    whole = dict(zip(totals_of(len(system.chip.memories)), _mixed(weights, totals), strict=True))
-    sums = _looped(at, _Kernels.of(layout, corners), weights, points, xp)
+    points = xp.zeros(np.broadcast_shapes(rows.shape[2:], *shapes))
+    whole = dict(zip(totals_of(len(system.chip.memories)), totals, strict=True))
+    sums = _looped(at, _Kernels.of(layout, rows), points, xp)
     stack, calls = system.software, layout.calls
     per_step = (
         stack.per_step_s.value
@@ -87,7 +85,7 @@ def steps(
         waited = xp.maximum(waited, calls * lookahead.stalls_of_cycle(outer, xp, rounding))
     seconds = per_step + calls * (sums.before + sums.busy) + waited
     parts = _parts(sums, seconds, per_step, calls, xp)
-    missing = missing_bytes(weights, totals, system, scratch, xp)
+    missing = missing_bytes(totals, system, scratch, xp)
     return Steps(
         seconds=seconds,
         parts=parts,
@@ -108,7 +106,7 @@ def _largest(parts: tuple[Array, ...], xp: Any) -> Array:
 class _Kernels(NamedTuple):
     """What is given of each kernel, [kernels, …]."""
 
-    corners: Array
+    rows: Array
     repeats: Array
     launched: Array
     touched: Array
@@ -117,14 +115,14 @@ class _Kernels(NamedTuple):
     ends: Array
 
     @classmethod
-    def of(cls, layout: Layout, corners: Array) -> "_Kernels":
+    def of(cls, layout: Layout, rows: Array) -> "_Kernels":
         count = len(layout.launched)
         repeats, begins, ends = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
         for start, stop, times in layout.runs:
             repeats[start:stop] = times
             begins[start], ends[stop - 1] = True, True
         return cls(
-            corners=corners,
+            rows=rows,
             repeats=repeats,
             launched=np.array(layout.launched, np.float64),
             touched=np.array(layout.touched, np.float64),
@@ -173,7 +171,7 @@ class _Rates:
         return total
 
 
-def _looped(at: _Rates, kernels: _Kernels, weights: Array, points: Array, xp: Any) -> _Sums:
+def _looped(at: _Rates, kernels: _Kernels, points: Array, xp: Any) -> _Sums:
     nothing = Run(*[points + value for value in NOTHING])
     sums = _Sums(
         before=points,
@@ -187,20 +185,20 @@ def _looped(at: _Rates, kernels: _Kernels, weights: Array, points: Array, xp: An
     if xp is np:
         for i in range(len(kernels.repeats)):
             one = _Kernels(*[field[i] for field in kernels])
-            sums = _added(at, sums, one, weights, xp)
+            sums = _added(at, sums, one, xp)
         return sums
-    turn = functools.partial(_turn, at, weights, xp)
+    turn = functools.partial(_turn, at, xp)
     return jax.lax.scan(turn, sums, kernels)[0]
 
 
-def _turn(at: _Rates, weights: Array, xp: Any, sums: _Sums, one: _Kernels) -> tuple[_Sums, None]:
-    return _added(at, sums, one, weights, xp), None
+def _turn(at: _Rates, xp: Any, sums: _Sums, one: _Kernels) -> tuple[_Sums, None]:
+    return _added(at, sums, one, xp), None
 
 
-def _added(at: _Rates, sums: _Sums, one: _Kernels, weights: Array, xp: Any) -> _Sums:
+def _added(at: _Rates, sums: _Sums, one: _Kernels, xp: Any) -> _Sums:
     """The sums with one kernel more; see `emu.timing.clock`, whose formula this is."""
     layout, chip = at.layout, at.system.chip
-    counts = dict(zip(layout.columns, _mixed(weights, one.corners), strict=True))
+    counts = dict(zip(layout.columns, one.rows, strict=True))
     memories = range(len(chip.memories))
     share, crossing = None, 0.0 * at.per_step
     if layout.is_mesh:
@@ -311,13 +309,11 @@ def _parts(sums: _Sums, seconds: Array, per_step: Array, calls: int, xp: Any) ->
     return found
 
 
-def missing_bytes(
-    weights: Array, totals: Array, system: System, scratch: int, xp: Any
-) -> tuple[Array, ...]:
+def missing_bytes(totals: Array, system: System, scratch: int, xp: Any) -> tuple[Array, ...]:
     """Bytes that each memory of the fullest chip (or of a replica's pool) lacks; as
-    `emu.capacity.capacities`.
+    `emu.capacity.capacities`. totals: [totals, …].
     """
-    whole = dict(zip(totals_of(len(system.chip.memories)), _mixed(weights, totals), strict=True))
+    whole = dict(zip(totals_of(len(system.chip.memories)), totals, strict=True))
     ranks = system.ranks
     chips = system.chips_per_replica if ranks is None else 1
     per_chip = 1 if ranks is None else ranks.per_chip
@@ -330,17 +326,6 @@ def missing_bytes(
         held = whole[f"held/{m}"] + (alive if m == scratch else 0.0)
         found.append((held - room) * per_chip)
     return tuple(found)
-
-
-def _mixed(weights: Array, corners: Array) -> list[Array]:
-    """Of each column of corners [4, columns], what it is at the points."""
-    return [
-        weights[0] * corners[0, i]
-        + weights[1] * corners[1, i]
-        + weights[2] * corners[2, i]
-        + weights[3] * corners[3, i]
-        for i in range(corners.shape[1])
-    ]
 
 
 def _nothing(like: Run) -> Run:

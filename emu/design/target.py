@@ -78,7 +78,7 @@ class Clocked:
     """
 
     layout: Layout
-    corners: Array
+    rows: Array
     totals: Array
     scratch: int
     kernel_s: float  # of the step that is asked for, each kernel's mean: what rounding goes by
@@ -91,8 +91,8 @@ class Clocked:
         runs = sum((stop - start) * times for start, stop, times in counts.layout.runs)
         return cls(
             layout=counts.layout,
-            corners=np.stack([counts.rows] * 4, axis=1),
-            totals=np.stack([counts.totals] * 4),
+            rows=counts.rows,
+            totals=counts.totals,
             scratch=names.index(placement.activations),
             kernel_s=target.seconds / (counts.layout.calls * runs),
         )
@@ -101,9 +101,8 @@ class Clocked:
         """Of one step; traced, in float64. smooth: as for `emu.predict`."""
         return steps(
             self.layout,
-            self.corners,
+            self.rows,
             self.totals,
-            np.array([1.0, 0.0, 0.0, 0.0]),
             system,
             self.scratch,
             jnp,
