@@ -97,13 +97,14 @@ class Bucket:
             yield
         except BucketError:
             raise
-        except PermissionError as error:
-            raise BucketError(
-                f"workdir {self.url} cannot be {done}: these credentials have no permission for "
-                f"it ({_line(error)})"
-            ) from error
         # Each cloud's client has errors of its own, and most of them are the user's to put right.
         except Exception as error:
+            # gcsfs tells of a status 403 by a plain OSError.
+            if isinstance(error, PermissionError) or str(error).startswith("Forbidden"):
+                raise BucketError(
+                    f"workdir {self.url} cannot be {done}: these credentials have no permission "
+                    f"for it ({_line(error)})"
+                ) from error
             raise BucketError(
                 f"workdir {self.url} cannot be {done}: {type(error).__name__}: {_line(error)}"
             ) from error

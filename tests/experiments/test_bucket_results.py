@@ -165,6 +165,16 @@ def test_a_bucket_without_permission_is_one_line(
         Lease(bucket).take()
 
 
+def test_googles_way_of_saying_forbidden_is_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise OSError("Forbidden: https://storage.googleapis.com/upload/storage/v1/b/some/o")
+
+    bucket = Bucket("memory://some/where")
+    monkeypatch.setattr(bucket._files, "pipe_file", forbidden)
+    with pytest.raises(BucketError, match="cannot be written to: these credentials have no perm"):
+        bucket.put("rows/1.json", b"x")
+
+
 def test_without_the_extra_a_bucket_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
     with pytest.raises(BucketError, match=r"pip install 'emu\[cloud\]'"):
