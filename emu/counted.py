@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from emu.chips import Chip
 from emu.schedule import Row
 from emu.work import Access, Op, Work
 
@@ -17,18 +18,38 @@ def tokens_given(work: Work) -> int:
     return 1 if last is None else last.batch * min(last.m, last.n)
 
 
-def unpacked(row: Row, dtypes: Mapping[str, str]) -> float:
-    """Weights stored as integers that one run of a kernel's products takes in."""
+def unpacked(row: Row, dtypes: Mapping[str, str], chip: Chip) -> float:
+    """Weights stored as integers, or as codes, that one run of a kernel's products unpacks.
+
+    Products in float4 take them as they are on chips that have such products.
+    """
+    as_they_are = "float4" in chip.peak_flops_per_s
     return sum(
         (
             8.0 * access.bytes / _BITS[dtypes[access.tensor]]
             for op in row.ops
-            if op.kind == "dot"
+            if op.kind == "dot" and not (as_they_are and _in_float4(op))
             for access in op.reads
             if access.kind == "weights" and dtypes[access.tensor] in _BITS
         ),
         0.0,
     )
+
+
+def starts_late(row: Row, dtypes: Mapping[str, str]) -> bool:
+    """Whether a kernel's products take such weights: they unpack them, or narrow activations to
+    multiply in float4 (taken to delay a kernel alike).
+    """
+    return any(
+        access.kind == "weights" and dtypes[access.tensor] in _BITS
+        for op in row.ops
+        if op.kind == "dot"
+        for access in op.reads
+    )
+
+
+def _in_float4(op: Op) -> bool:
+    return any(dtype.startswith("float4") for dtype in op.flops)
 
 
 def layers_of_experts(work: Work) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from emu.counted import (
     layers_of_experts,
+    starts_late,
     tokens_given,
     unpacked,
     with_all_experts,
@@ -48,8 +49,9 @@ class Plan(NamedTuple):
     regions: Regions | None  # on a chip that is a mesh of cores
     cache_bytes: Any  # [memories, 1, rows]: of the cache alone, through each port
     entering: Any  # [rows]: bytes of weights and cache that enter the compute units
-    unpacked: Any  # [rows]: weights stored as integers that products take in
-    unpacks: bool  # whether there are any
+    unpacked: Any  # [rows]: weights that products have to unpack (`emu.counted.unpacked`)
+    starts_late: Any  # [rows] of 0 and 1: whether products take such weights
+    unpacks: bool  # whether any do
     reads: Reads  # of products, for memories measured by size of read
     tokens: int  # that the step gives, on one replica
     routed_layers: int  # layers of experts
@@ -105,7 +107,9 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     at_run = np.array([i not in off_chip for i in range(len(memories))], np.float64)
     begin, end = of.ahead_at_begin @ through, of.ahead_at_end @ through
     ahead = {j: np.stack((begin[:, j], end[:, j]), axis=1) for j in off_chip}
-    unpacking = np.array([unpacked(row, dtypes) for row in of.rows])
+    chip = placement.system.chip
+    unpacking = np.array([unpacked(row, dtypes, chip) for row in of.rows])
+    late = np.array([float(starts_late(row, dtypes)) for row in of.rows])
     moved = (of.times @ of.bytes.sum(0)) * _at_once(placement.system)
     return Plan(
         schedule=of,
@@ -128,7 +132,8 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         cache_bytes=carried[1].T[:, None].copy(),
         entering=of.bytes[:2].sum((0, 2)),
         unpacked=unpacking,
-        unpacks=bool(unpacking.any()),
+        starts_late=late,
+        unpacks=bool(late.any()),
         reads=reads_of(of, placement),
         tokens=tokens_given(work),
         routed_layers=routed_layers,

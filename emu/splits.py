@@ -146,6 +146,7 @@ def choose(
     splits: Sequence[Split] = (),
     pads: bool = False,
     cache_by_sequence: bool = False,
+    head_whole: bool = False,
 ) -> Chosen:
     """The axes that these ranks split. Raises EmuError where a split cannot be made."""
     ruled = _ruled(work, splits)
@@ -165,7 +166,7 @@ def choose(
         degrees[batch] = _divides(work.axes[batch].size, ranks.data, "sequences", "data", pads)
     split: dict[int, int] = {}
     if ranks.tensor > 1 or ranks.per_expert > 1:
-        split = _tensor(work, axes, ranks, ruled, pads)
+        split = _tensor(work, axes, ranks, ruled, pads, head_whole)
         if ranks.tensor > 1 and not split:
             raise EmuError(
                 f"spread: tensor={ranks.tensor}, and the work has no axis that weights could be "
@@ -364,7 +365,12 @@ def _uses(work: Work, axes: Axes, matrices: Mapping[str, Leaf]) -> _Uses:
 
 
 def _tensor(
-    work: Work, axes: Axes, ranks: Ranks, ruled: Mapping[str, int | None], pads: bool
+    work: Work,
+    axes: Axes,
+    ranks: Ranks,
+    ruled: Mapping[str, int | None],
+    pads: bool,
+    head_whole: bool,
 ) -> dict[int, int]:
     """Degrees of the axes that tensor ranks split."""
     never = {*axes.residual, axes.batch, *axes.layers, *axes.experts}
@@ -376,7 +382,9 @@ def _tensor(
     }
     uses = _uses(work, axes, matrices)
     widths = _head_widths(work, dims)
-    worth = ((uses.produced & uses.summed) - uses.whole) | uses.looked_up | uses.last
+    worth = (uses.produced & uses.summed) - uses.whole
+    if not head_whole:
+        worth |= uses.looked_up | uses.last
     worth -= widths
     degrees: dict[int, int] = {}
     taken: set[str] = set()

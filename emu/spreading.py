@@ -60,7 +60,7 @@ class Spread:
         }
 
 
-_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool, bool]
+_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool, bool, bool]
 _made: dict[_Key, tuple[weakref.ref[Work], Spread]] = {}
 
 
@@ -92,6 +92,7 @@ def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
         stack.pads,
         stack.all_experts,
         stack.cache_by_sequence,
+        stack.head_whole,
     )
     kept = _made.get(key)
     if kept is not None and kept[0]() is work:
@@ -122,7 +123,7 @@ class Shares:
 
 def shares(work: Work, ranks: Ranks, splits: Sequence[Split], stack: Stack) -> Shares:
     """One rank's share of every op and leaf. Raises EmuError as `spread` does."""
-    chosen = choose(work, ranks, splits, stack.pads, stack.cache_by_sequence)
+    chosen = choose(work, ranks, splits, stack.pads, stack.cache_by_sequence, stack.head_whole)
     kernels = _combined(work, tuple(_Ops(work, chosen, ranks, stack.all_experts).kernels()))
     return Shares(
         chosen=chosen,

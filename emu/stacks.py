@@ -29,6 +29,7 @@ _STATIC = (
     "cache_by_sequence",
     "lays_out_2d",
     "repeats_heads",
+    "head_whole",
 )
 
 
@@ -55,7 +56,9 @@ class Stack:
     link_share: Sourced  # of the link's bandwidth that exchanges reach
     # float32 FLOPs for each weight stored as an integer, before a product can take it.
     unpack_flops: Sourced
-    per_unpack_s: Sourced  # beside that, for each kernel that takes such weights: it starts later
+    # Beside that, for each kernel that takes such weights: it starts later. For products in float4
+    # activations have to be narrowed first.
+    per_unpack_s: Sourced
     per_exchange_s: Sourced  # beside what the link takes: synchronisation before a collective
     # Links side by side over which a vector enters a mesh of cores; at most the region's side.
     mesh_lanes: Sourced
@@ -76,6 +79,8 @@ class Stack:
     cache_by_sequence: bool = False
     # Keys and values that several query heads share are read once for each of them.
     repeats_heads: bool = False
+    # Each rank has the whole embedding and the whole output head.
+    head_whole: bool = False
     lays_out_2d: bool = False  # weights over two dimensions of a torus: less to exchange
     all_experts: bool = False  # a static schedule streams all experts, not those that are routed to
 

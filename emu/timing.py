@@ -184,7 +184,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         before = before + plan.unpacked * (
             stack.unpack_flops.value * per_chip / chip.peak("float32").value
         )
-        before = before + (plan.unpacked > 0) * stack.per_unpack_s.value
+        before = before + plan.starts_late * stack.per_unpack_s.value
     in_a_call = of.repeats @ (before + busy)
     feeds = {}
     waits = {}
@@ -288,12 +288,14 @@ def peaks_of(kinds: Sequence[tuple[str, bool]], chip: Chip) -> list[Any]:
     """FLOP/s for each kind: a dtype, and whether it is of products.
 
     Elementwise arithmetic in a dtype that the chip states no peak for is taken to go at the lowest
-    that it states.
+    that it states. Weights in float4 meet activations in bfloat16 where the chip does not multiply
+    float4: kernels widen them to that, not to float8.
     """
     peaks = []
     for dtype, dot in kinds:
+        widened = dot and dtype.startswith("float4") and "float4" not in chip.peak_flops_per_s
         try:
-            peaks.append(chip.peak(dtype).value)
+            peaks.append(chip.peak("bfloat16" if widened else dtype).value)
         except EmuError:
             if dot or not chip.peak_flops_per_s:
                 raise

@@ -82,9 +82,11 @@ def place(case: Case) -> Placed:
         Term(times=part.times / asked.tokens_per_step, work=part.work, placement=part.placement)
         for part in parts
     ]
-    prefills = {"loaded": asked.batch - 1, "latency/n": asked.batch}.get(case.metric, 0)
+    batch = asked.batch // asked.data  # replicas prefill beside each other
+    prefills = {"loaded": batch - 1, "latency/n": batch}.get(case.metric, 0)
     if prefills and case.input_tokens and case.output_tokens:
-        each = prefills / asked.data / case.output_tokens / asked.tokens_per_step
+        # As many for a user's tokens, however many of them a step yields.
+        each = prefills / case.output_tokens
         prompt = dataclasses.replace(asked, prompt=case.input_tokens)
         for times, context, tokens in prefill_chunks(prompt):
             work, placement = chunk_placed(prompt, system, context, tokens)
@@ -108,14 +110,17 @@ def read_rows(path: Path | str) -> list[Row]:
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            table = list(csv.DictReader(file, restval=""))
+            reader = csv.DictReader(file, restval="")
+            table, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{path}: cannot be read ({error})") from error
-    missing = [name for name in FIELDS[:-1] if not table or name not in table[0]]
+    missing = [name for name in FIELDS[:-1] if name not in columns]
     if missing:
         raise ExperimentError(
             f"{path}: no column {missing[0]!r}; a case file has {', '.join(FIELDS)}"
         )
+    if not table:
+        raise ExperimentError(f"{path}: no rows below the columns' names")
     rows = []
     for given in table:
         row = {name: value for name, value in given.items() if name is not None}

@@ -3,10 +3,11 @@
 Our decoder writes attention as two products with a softmax between them, which is clear and needs
 memory for every score. Serving software runs it as one kernel whose scores stay in registers
 (FlashAttention, arXiv 2205.14135; flash-decoding for one token), and multiplies weights that are
-stored in fp8 by activations in fp8, where the chip can. What it has one kernel for is one here:
-products of one input by several matrices, all that a layer writes to the cache, all that is decided
-between a router's product and the first product of the experts that it chose. Conversions and the
-arithmetic of indices ride along with the kernel that uses them. Weights' and cache's bytes, and the
+stored in fp8 by activations in fp8, and those in mxfp4 or nvfp4 in float4, where the chip can. What
+it has one kernel for is one here: products of one input by several matrices, all that a layer
+writes to the cache, all that is decided between a router's product and the first product of the
+experts that it chose. Conversions and the arithmetic of indices ride along with the kernel that
+uses them. Weights' and cache's bytes, and the
 number of FLOPs, are those that were traced.
 """
 
@@ -17,19 +18,13 @@ from emu.work import Op, Work
 
 
 def as_served(work: Work) -> Work:
-    """The work with attention in one kernel and products of fp8 weights in fp8."""
-    in_fp8 = {
-        leaf.path: leaf.dtype
-        for leaf in work.leaves
-        if leaf.kind == "weights"
-        and leaf.dtype.startswith("float8_e4m3")
-        and not leaf.path.endswith("_scale")
-    }
+    """The work with attention in one kernel and products of narrow floats in them."""
+    narrow = _narrow_floats(work)
     ops = list(work.ops)
     for first, last in _attentions(ops):
         ops[first : last + 1] = _one_kernel(ops[first : last + 1])
     ops = _written_at_once(_side_by_side(_routed_at_once(_riding_along(ops))))
-    ops = [_narrowed(op, in_fp8) for op in ops]
+    ops = [_narrowed(op, narrow) for op in ops]
     alive = min(work.peak_activation_bytes, 2 * _most_in_one_kernel(ops))
     return dataclasses.replace(work, ops=tuple(ops), peak_activation_bytes=alive)
 
@@ -172,10 +167,26 @@ def _kernels(ops: Sequence[Op]) -> list[tuple[int, int]]:
     return found
 
 
-def _narrowed(op: Op, in_fp8: dict[str, str]) -> Op:
+def _narrow_floats(work: Work) -> dict[str, str]:
+    """By weight: float8, or float4, two of which lie in a byte beside scales that are floats of 8
+    bits (`models.formats`: scales of four-bit integers have 16).
+    """
+    dtypes = {leaf.path: leaf.dtype for leaf in work.leaves if leaf.kind == "weights"}
+    found = {}
+    for path, dtype in dtypes.items():
+        if path.endswith("_scale"):
+            continue
+        if dtype.startswith("float8_e4m3"):
+            found[path] = dtype
+        elif dtype == "uint8" and dtypes.get(f"{path}_scale", "").startswith("float8"):
+            found[path] = "float4_e2m1fn"
+    return found
+
+
+def _narrowed(op: Op, narrow: dict[str, str]) -> Op:
     if op.kind != "dot":
         return op
-    dtype = next((in_fp8[a.tensor] for a in op.reads if a.tensor in in_fp8), None)
+    dtype = next((narrow[a.tensor] for a in op.reads if a.tensor in narrow), None)
     if dtype is None:
         return op
     return dataclasses.replace(op, flops={dtype: sum(op.flops.values())})

@@ -15,8 +15,16 @@ from experiments.errors import ExperimentError
 from models.errors import ModelError
 from models.formats import FORMATS, MLPS_ALONE, check_format, is_narrow
 
-# float16 is as wide as bfloat16, and as fast.
-_SHORT = {"bf16": "bfloat16", "fp16": "bfloat16", "float16": "bfloat16", "fp32": "float32"}
+# float16 is as wide as bfloat16, and as fast. AWQ and GPTQ store four bits in groups of 128.
+_SHORT = {
+    "bf16": "bfloat16",
+    "fp16": "bfloat16",
+    "float16": "bfloat16",
+    "fp32": "float32",
+    "int4-g128": "int4",
+    "awq": "int4",
+    "gptq": "int4",
+}
 _CACHE = {
     "bf16": jnp.bfloat16,
     "bfloat16": jnp.bfloat16,

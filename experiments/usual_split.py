@@ -146,7 +146,8 @@ def _tensors(chip: emu.Chip, asked: Asked) -> list[int]:
     usual = usual_width(chip)
     if asked.chips is not None:
         return list(range(1, usual + 1))
-    wider = [2 * usual, 4 * usual, 8 * usual] if runs_from_sram(chip) and usual > 1 else []
+    is_wider = runs_from_sram(chip) and usual > 1
+    wider = [usual << n for n in range(1, 5)] if is_wider else []
     doubled = [1 << n for n in range(usual.bit_length())]
     return sorted({*doubled, usual, *wider})
 

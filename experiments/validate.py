@@ -6,6 +6,7 @@ absolute errors, by tier and by chip and stack. Nothing is looked up: each row i
 timed as `experiments.predict` does it.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.progress import progress
 from experiments.ranges import range_of
+from experiments.whole_file import check_writable, write_whole
 from models.errors import ModelError
 
 CASES = flags.DEFINE_string(
@@ -110,11 +112,16 @@ def draw(path: Path, rows: Sequence[dict[str, str]]) -> None:
     axes.set_ylabel("predicted, ms per token")
     axes.set_title("Published decode latencies, and emu.predict with 80 % ranges (lines: 25 % off)")
     axes.legend(fontsize=8, title="stack (hollow: tier 3, noisy)", title_fontsize=8)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue())
 
 
 def main() -> None:
     """See the module."""
+    for path in (OUT.value, FIGURE.value):
+        if path:
+            check_writable(Path(path))
     rows = validate(CASES.value)
     write_table(Path(OUT.value), rows)
     if FIGURE.value:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -17,3 +18,15 @@ def write_whole(path: Path, data: bytes) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError where `write_whole` could not write, before what is to be written is made."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.touch()
+    finally:
+        aside.unlink(missing_ok=True)

@@ -149,6 +149,7 @@ def _columns(plan: Plan) -> dict[str, Array]:
             found[f"ahead_at_begin/{m}"] = plan.ahead[m][:, 0]
             found[f"ahead_at_end/{m}"] = plan.ahead[m][:, 1]
     found["unpacked"] = plan.unpacked
+    found["starts_late"] = plan.starts_late
     if plan.regions is not None:
         found["vector_bytes"] = plan.regions.vector_bytes
         found["held"] = plan.regions.held_bytes

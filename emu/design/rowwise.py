@@ -261,10 +261,11 @@ def _before(at: _Rates, one: _Kernels, counts: dict[str, Array], xp: Any) -> Arr
     for m, memory in enumerate(at.system.chip.memories):
         latency = xp.maximum(latency, one.touched[m] * memory.latency_s.value)
     before = one.launched * at.per_kernel + stack.exposed_latency.value * latency
-    if "unpacked" not in counts:
-        return before
-    starts_later = (counts["unpacked"] > 0) * stack.per_unpack_s.value
-    return before + counts["unpacked"] * at.per_unpacked + starts_later
+    if "starts_late" in counts:
+        before = before + counts["starts_late"] * stack.per_unpack_s.value
+    if "unpacked" in counts:
+        before = before + counts["unpacked"] * at.per_unpacked
+    return before
 
 
 def _ahead(

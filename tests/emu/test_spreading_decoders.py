@@ -1,5 +1,6 @@
 """Spreading decoders as they are traced, named ones among them."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -33,6 +34,19 @@ def system(chip="h100", **degrees):
 
 def per_layer(of, kind):
     return sum(op.count for op in of.work.collectives if op.collective.kind == kind)
+
+
+def test_a_stack_may_have_the_embedding_and_the_head_on_every_rank():
+    work = traced("llama-3.2-1b")  # whose head is its embedding
+    split, whole = (
+        spread(work, dataclasses.replace(system(tensor=8), stack=stack))
+        for stack in (emu.stack("ideal"), dataclasses.replace(emu.stack("ideal"), head_whole=True))
+    )
+    table = 128256 * 2048 * 2
+    assert whole.work.weight_bytes - split.work.weight_bytes == table * 7 // 8
+    assert whole.rank_bytes["embedding/weight"] == table
+    assert (per_layer(split, "all_gather"), per_layer(whole, "all_gather")) == (1, 0)
+    assert per_layer(split, "all_reduce") == per_layer(whole, "all_reduce") + 1  # rows looked up
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,18 @@ def test_integers_are_unpacked_by_the_arithmetic_units():
     assert step(floats, per_unpack_s=5.0).seconds == pytest.approx(1.0)
 
 
+def test_float4_is_unpacked_where_the_chip_does_not_multiply_it():
+    in_float4 = dataclasses.replace(product(1000), flops={"float4_e2m1fn": 2})
+    of = Work(leaves=(leaf(dtype="uint8"),), ops=(in_float4,))
+    software = stack(unpack_flops=3.0, per_unpack_s=5.0)
+    for peaks, unpacking in ({"bfloat16": sourced(1.0)}, 6.0), ({"float4": sourced(1.0)}, 0.0):
+        has = {"float32": sourced(1000.0), **peaks}
+        system = System(dataclasses.replace(chip(), peak_flops_per_s=has), stack=software)
+        before = 5.0 + unpacking  # activations are narrowed, or weights unpacked
+        at = emu.predict(of, system, place(of, system, "off-chip"))
+        assert at.seconds == pytest.approx(before + 2.0)  # two FLOPs, at the peak that serves them
+
+
 def test_measured_shares_and_kernels_count_only_where_the_stack_says_so():
     one = chip()
     memories = tuple(dataclasses.replace(m, achieved_share=sourced(0.5)) for m in one.memories)
@@ -124,7 +136,7 @@ def test_only_weights_in_products_are_unpacked():
     )
     system = System(chip(), stack=stack())
     (row,) = schedule(of, place(of, system, "off-chip"), 0).rows
-    assert unpacked(row, {"w": "int8", "cache/k": "int8"}) == 0
+    assert unpacked(row, {"w": "int8", "cache/k": "int8"}, emu.chip("b200")) == 0
 
 
 def exchanged(count, group, link=(), **software):

@@ -49,7 +49,7 @@ def test_a_latent_that_is_keys_and_values_is_read_once() -> None:
     assert read <= accessed(work, "cache") < 1.01 * read
 
 
-def test_fp8_weights_are_multiplied_in_fp8_and_others_are_not() -> None:
+def test_narrow_floats_are_multiplied_as_such_and_integers_are_not() -> None:
     def flops(weights: str) -> dict[str, int]:
         work = decode_work("llama-3.2-1b", weights, "fp8", batch=1, context=1000)
         found: dict[str, int] = {}
@@ -64,7 +64,12 @@ def test_fp8_weights_are_multiplied_in_fp8_and_others_are_not() -> None:
         16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192) + 128256 * 2048
     )
     assert in_fp8["bfloat16"] == 16 * 4 * 1001 * 2048
-    for other in ("bf16", "int8", "nvfp4", "mxfp4"):
+    for float4 in ("nvfp4", "mxfp4"):
+        assert flops(float4) == {
+            "float4_e2m1fn": in_fp8["float8_e4m3fn"],
+            "bfloat16": in_fp8["bfloat16"],
+        }
+    for other in ("bf16", "int8", "int4", "int4-g32"):
         assert set(flops(other)) == {"bfloat16"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.cases import read_cases
+from experiments.cases import FIELDS, place, read_cases
 from experiments.errors import ExperimentError
 from experiments.left_out import coverage
 from experiments.validate import summary, validate
@@ -127,6 +127,25 @@ def test_a_row_that_cannot_be_done_says_why(tmp_path):
         assert done[name]["error"] == "1.0"
 
 
+def test_prefills_of_others_do_not_shrink_with_tokens_per_step(tmp_path):
+    """Whoever decodes N tokens waits for one prefill of each other sequence of its replica."""
+    with CASES.open(newline="") as file:
+        loaded = next(row for row in csv.DictReader(file) if row["id"] == "D061")  # a batch of 4
+    some = [
+        loaded,
+        loaded | {"tokens_per_step": "2"},
+        loaded | {"metric": "latency/n"},
+        loaded | {"chips": "2", "data": "2"},
+    ]
+    write(tmp_path / "cases.csv", some)
+    for case, prefills in zip(read_cases(tmp_path / "cases.csv"), (3, 3, 4, 1), strict=True):
+        step, *chunks = place(case).terms
+        assert step.times == 1 / case.question.tokens_per_step
+        prompts = sum(chunk.times for chunk in chunks) * 911
+        # 7244 tokens are three chunks of 2048 and a rest.
+        assert prompts == pytest.approx(4 * prefills)
+
+
 def test_nothing_measured_is_looked_up(tmp_path):
     with CASES.open(newline="") as file:
         first = next(csv.DictReader(file))
@@ -137,8 +156,13 @@ def test_nothing_measured_is_looked_up(tmp_path):
 
 def test_a_file_that_is_no_case_file_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ExperimentError, match="no column 'id'"):
-        read_cases(tmp_path / "x.csv")
+    (tmp_path / "none.csv").write_text("")
+    for name in ("x.csv", "none.csv"):
+        with pytest.raises(ExperimentError, match="no column 'id'"):
+            read_cases(tmp_path / name)
+    (tmp_path / "header.csv").write_text(",".join(FIELDS) + "\n")
+    with pytest.raises(ExperimentError, match="no rows"):
+        read_cases(tmp_path / "header.csv")
     done = subprocess.run(
         [sys.executable, "-m", "experiments.validate", "--cases=none.csv", "--out=o.csv"],
         capture_output=True, text=True, check=False,
@@ -146,3 +170,10 @@ def test_a_file_that_is_no_case_file_is_refused(tmp_path):
     assert done.returncode != 0
     assert "none.csv: cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_where_the_table_goes_is_checked_before_anything_is_predicted(tmp_path):
+    command = [sys.executable, "-m", "experiments.validate", f"--out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}: Is a directory\n"
