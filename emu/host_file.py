@@ -17,7 +17,7 @@ from emu.errors import EmuError
 from emu.machine import Machine
 from emu.probe import Probed
 
-SCHEMA = 2  # one more whenever what is measured, or how, changes
+SCHEMA = 3  # one more whenever what is measured, or how, changes
 
 
 def folder() -> Path:

@@ -7,6 +7,9 @@ shorter program is the step's own. Kernels are counted as `emu.trace` counts the
 number is worth what it is multiplied with: where a compiler makes two of what is traced as one, one
 costs as much as both.
 
+The two lengths take turns and their stretches last equally long, so that other processes' load
+hits both alike: it would lengthen the longer program's alone, and leave nothing for the step.
+
 Steps are enqueued without waiting, as a decode loop enqueues them, so that calling from Python
 hides behind the step before.
 """
@@ -14,6 +17,7 @@ hides behind the step before.
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +28,8 @@ from emu.tracing import trace
 
 WIDTH = 1024  # of the vector: too short for its bytes or arithmetic to count
 ROWS = 16  # of the matrix
-SHORT, LONG = 4, 36  # times
-STEPS = 20  # in a round
+SHORT, LONG = 3, 18  # times
+STEPS_OF_SHORT, STEPS_OF_LONG = 60, 10  # in a round
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,19 +44,20 @@ class SmallSteps:
 def small_steps(tries: int = TRIES) -> SmallSteps:
     """Times both programs; `tries`: how often at the most, for as long as others disturb them."""
     product = Stream.over("float32", ROWS * WIDTH * 4, 1, 1).seconds_per_read(tries)
-    short_s, small, short_calm = _timed(SHORT, tries)
-    long_s, more, long_calm = _timed(LONG, tries)
+    time_short, small = _program(SHORT, STEPS_OF_SHORT)
+    time_long, more = _program(LONG, STEPS_OF_LONG)
+    (short_s, long_s), calm = of_rounds(lambda: (time_short(), time_long()), tries)
     products_s = 2 * product.seconds  # each time
     per_kernel_s = max(long_s - short_s - (LONG - SHORT) * products_s, 0.0) / (more - small)
     return SmallSteps(
         per_step_s=max(short_s - SHORT * products_s - small * per_kernel_s, 0.0),
         per_kernel_s=per_kernel_s,
-        calm=product.calm and short_calm and long_calm,
+        calm=product.calm and calm,
     )
 
 
-def _timed(times: int, tries: int) -> tuple[float, int, bool]:
-    """Seconds of a step, its small kernels as they are traced, and whether nobody disturbed it."""
+def _program(times: int, steps: int) -> tuple[Callable[[], float], int]:
+    """What times a round of it, in seconds of a step; and its small kernels as they are traced."""
     weights = jnp.full((ROWS, WIDTH), 1 / WIDTH), jnp.ones(WIDTH)
     step = jax.jit(functools.partial(_small, times), donate_argnums=1)
     small = trace(step, weights, jnp.ones(WIDTH)).kernels - 2 * times
@@ -61,13 +66,12 @@ def _timed(times: int, tries: int) -> tuple[float, int, bool]:
     def a_round() -> float:
         nonlocal x
         start = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(steps):
             x = step(weights, x)
         x.block_until_ready()
-        return (time.perf_counter() - start) / STEPS
+        return (time.perf_counter() - start) / steps
 
-    seconds, calm = of_rounds(a_round, tries)
-    return seconds, small, calm
+    return a_round, small
 
 
 def _small(times: int, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:

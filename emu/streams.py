@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -105,12 +105,12 @@ class Stream:
         calls = max(1, round(len(self.sets) * ROUND_S / seconds))
         reads = calls * len(self.sets[0]) * self.repeats
 
-        def a_round() -> float:
+        def a_round() -> list[float]:
             nonlocal x
             seconds, x = self._round(x, turn, calls)
-            return seconds / reads
+            return [seconds / reads]
 
-        seconds, calm = of_rounds(a_round, tries)
+        (seconds,), calm = of_rounds(a_round, tries)
         return Timing(read_bytes=self.read_bytes, seconds=seconds, calm=calm)
 
     def _round(
@@ -130,14 +130,16 @@ class Stream:
         return out
 
 
-def of_rounds(a_round: Callable[[], float], tries: int = TRIES) -> tuple[float, bool]:
+def of_rounds(
+    a_round: Callable[[], Sequence[float]], tries: int = TRIES
+) -> tuple[list[float], bool]:
     """Seconds from many short rounds of the same, and whether others left them in peace.
 
     Args:
-      a_round: does one and returns the seconds of whatever is asked for.
+      a_round: does one and returns the seconds of each thing that is asked for.
       tries: how often all rounds are done, at the most, for as long as others disturb them.
     """
-    rounds: list[float] = []
+    rounds: list[Sequence[float]] = []
     calm = False
     for _ in range(tries):
         before = load.read()
@@ -146,7 +148,8 @@ def of_rounds(a_round: Callable[[], float], tries: int = TRIES) -> tuple[float, 
         rounds = tried if calm else rounds + tried
         if calm:
             break
-    return float(np.quantile(rounds, QUANTILE if calm else DISTURBED_QUANTILE)), calm
+    found = np.quantile(rounds, QUANTILE if calm else DISTURBED_QUANTILE, axis=0)
+    return [float(seconds) for seconds in found], calm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

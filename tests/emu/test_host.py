@@ -187,7 +187,7 @@ def test_the_machine_is_measured_once_and_again_on_request(kept_here):
         lambda text: "",
         lambda text: "[1, 2]",
         lambda text: "null",
-        lambda text: text.replace('"schema": 2', '"schema": 99'),
+        lambda text: text.replace('"schema": 3', '"schema": 99'),
         lambda text: text.replace('"cores": ', '"cores": 1'),
         lambda text: text.replace('"value": 1.0', '"value": "fast"'),
         lambda text: text.replace('"value": 1.0', '"value": -1.0'),

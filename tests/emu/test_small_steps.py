@@ -36,17 +36,26 @@ def test_the_chain_stays_finite():
 def test_what_is_left_of_two_lengths_is_the_kernels_and_the_steps(monkeypatch):
     """5 µs a step, 3 µs a small kernel, 2 µs a product."""
 
-    def timed(times, tries):
-        small = 2 * times + 1
-        return 5e-6 + 3e-6 * small + 2e-6 * 2 * times, small, True
+    turns = []
 
-    monkeypatch.setattr(small_steps, "_timed", timed)
+    def program(times, steps):
+        small = 2 * times + 1
+
+        def a_round():
+            turns.append(times)
+            return 5e-6 + 3e-6 * small + 2e-6 * 2 * times
+
+        return a_round, small
+
+    monkeypatch.setattr(small_steps, "_program", program)
     monkeypatch.setattr(
         streams.Stream,
         "seconds_per_read",
         lambda self, tries: Timing(read_bytes=65_536, seconds=2e-6, calm=True),
     )
+    monkeypatch.setattr(streams.load, "is_disturbed", lambda before, after: False)
     found = small_steps.small_steps()
+    assert turns == [small_steps.SHORT, small_steps.LONG] * streams.ROUNDS
     assert found.per_step_s == pytest.approx(5e-6)
     assert found.per_kernel_s == pytest.approx(3e-6)
     assert found.calm
