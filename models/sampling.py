@@ -1,4 +1,8 @@
-"""The next token from logits: greedy, or drawn after temperature, top-k and top-p."""
+"""The next token from logits: greedy, or drawn after temperature, top-k and top-p.
+
+Nothing is sorted: XLA:CPU takes longer to sort 49,152 logits than to do the rest of a decode step.
+Top-k and top-p both keep the logits down to some smallest one, which is found bit by bit.
+"""
 
 import dataclasses
 
@@ -15,6 +19,7 @@ class Sampling:
     """How the next token is chosen; the filters apply in the order of the fields."""
 
     temperature: float = 0.0  # 0: the likeliest token
+    # Tokens exactly as likely as the last one that is kept are kept too.
     top_k: int = 0  # draw from the k likeliest; 0: from all
     top_p: float = 1.0  # draw from the fewest tokens whose shares reach p
     seed: int = 0
@@ -63,15 +68,35 @@ def _likeliest(logits: jax.Array) -> jax.Array:
 
 def _filtered(sampling: Sampling, logits: jax.Array) -> jax.Array:
     """Logits with those of tokens that may not be drawn at -inf."""
-    vocab = logits.shape[-1]
-    if 0 < sampling.top_k < vocab:
-        smallest_kept = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest_kept, -jnp.inf, logits)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = _down_to(logits, jnp.ones_like(logits), sampling.top_k)
     if sampling.top_p < 1:
-        order = jnp.argsort(-logits, axis=-1)
-        shares = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-        before = jnp.cumsum(shares, axis=-1) - shares  # of the likelier tokens; 0 for the first
-        rank = jnp.argsort(order, axis=-1)
-        kept = jnp.take_along_axis(before < sampling.top_p, rank, axis=-1)
-        logits = jnp.where(kept, logits, -jnp.inf)
+        logits = _down_to(logits, jax.nn.softmax(logits, axis=-1), sampling.top_p)
     return logits
+
+
+def _down_to(logits: jax.Array, mass: jax.Array, target: float) -> jax.Array:
+    """The largest logits whose mass together reaches the target, the others at -inf.
+
+    Args:
+      logits: float32 [B, vocab].
+      mass: of each logit, at least 0.
+      target: reached by as few as can be; where all of them miss it, all are kept.
+    """
+    bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
+    # As unsigned integers, in the order of the floats: negative ones are turned round.
+    order = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+    def with_bit(number: jax.Array, smallest: jax.Array) -> jax.Array:
+        larger = smallest | (jnp.uint32(1 << 31) >> number.astype(jnp.uint32))
+        reached = _sums(jnp.where(order >= larger[:, None], mass, 0.0)) >= target
+        return jnp.where(reached, larger, smallest)
+
+    smallest = jax.lax.fori_loop(0, 32, with_bit, jnp.zeros(logits.shape[0], jnp.uint32))
+    return jnp.where(order >= smallest[:, None], logits, -jnp.inf)
+
+
+def _sums(rows: jax.Array) -> jax.Array:
+    """The sum of each row; in two stages, since XLA:CPU adds the numbers of a row one by one."""
+    padded = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+    return padded.reshape(rows.shape[0], -1, BLOCK).sum(axis=1).sum(axis=1)

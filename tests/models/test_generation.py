@@ -13,7 +13,7 @@ from models.cache import new_cache
 from models.config import DecoderConfig
 from models.errors import ModelError
 from models.generate import generate, program
-from models.sampling import Sampling, choose
+from models.sampling import Sampling, _filtered, choose
 
 CONFIG = DecoderConfig(
     vocab_size=64,
@@ -139,6 +139,26 @@ def test_greedy_takes_the_first_of_the_largest(vocab):
 def test_what_cannot_be_generated_is_refused(kwargs, message):
     with pytest.raises(ModelError, match=message):
         run(**{"max_tokens": 5, **kwargs})
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(7, 1.0), (0, 0.9), (0, 0.3), (0, 1e-6), (300, 0.5)])
+def test_top_k_and_top_p_keep_what_sorting_says(top_k, top_p):
+    rng = np.random.default_rng(0)
+    logits = np.float32(rng.normal(0, 4, (3, 1000)))
+    sampling = Sampling(temperature=1, top_k=top_k, top_p=top_p)
+    kept = np.isfinite(jax.jit(_filtered, static_argnums=0)(sampling, logits))
+    for row, found in zip(np.float64(logits), kept, strict=True):
+        likeliest = np.argsort(-row)[: top_k or None]
+        shares = np.exp(row[likeliest] - row.max())
+        before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
+        assert set(np.flatnonzero(found)) == set(likeliest[before < top_p])
+
+
+@pytest.mark.parametrize("sampling", [{"top_k": 2}, {"top_p": 0.5}])
+def test_tokens_that_tie_with_the_last_one_are_kept(sampling):
+    logits = jnp.asarray([[-1.0, 0.0, -0.5, -0.5, -jnp.inf, -0.5]])
+    kept = jax.jit(_filtered, static_argnums=0)(Sampling(temperature=1, **sampling), logits)
+    np.testing.assert_array_equal(kept, [[-np.inf, 0, -0.5, -0.5, -np.inf, -0.5]])
 
 
 @pytest.mark.parametrize(
