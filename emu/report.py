@@ -222,6 +222,9 @@ def _draw(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")  # 10, not 10 to the 1
         axes.xaxis.set_minor_formatter(NullFormatter())
+    for series in panel.series:  # matplotlib takes limits from what is drawn in data alone
+        reach = zip(series.x * 3, (*series.y, *series.low, *series.high), strict=False)
+        axes.update_datalim(list(reach))
     for series, place in zip(panel.series, _places(axes, panel, dpi_scale), strict=True):
         colour, own_marker = looks[series.like or series.label]
         if series.low and series.band:

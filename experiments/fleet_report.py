@@ -69,7 +69,8 @@ def _elasticities(fleet: Fleet) -> tuple[Table, ...]:
             "level" in path or path[-1] == "host_bytes_per_s_per_chip"
         )
 
-    return (effects_table(effects(fleet.settings, answer, counts), what),)
+    # Instances are whole: over less, one more or less of them would be all that is seen.
+    return (effects_table(effects(fleet.settings, answer, counts, step=0.1), what),)
 
 
 def _simulated(of: Mapping[str, Any]) -> tuple[Table, ...]:

@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 
 import pytest
@@ -180,3 +181,16 @@ def test_the_files_are_the_page_and_the_figures() -> None:
 def test_rows_fit_their_columns() -> None:
     with pytest.raises(AssertionError, match="T: "):
         Table(title="T", columns=("a", "b"), rows=(("1",),))
+
+
+def test_points_with_whiskers_are_inside_linear_axes():
+    of = Series(label="a", x=(10, 20), y=(4, 5), style="points", low=(3, 3), high=(6, 7))
+    for series in (of, dataclasses.replace(of, band=True)):
+        panel = Panel(title="", x_label="", y_label="", series=(series,))
+        (axes,) = drawn(Figure(name="x", title="x", panels=(panel,))).axes
+        left, right = axes.get_xlim()
+        bottom, top = axes.get_ylim()
+        assert 9 < left < 10
+        assert 20 < right < 21
+        assert bottom == 0
+        assert 7 < top < 8
