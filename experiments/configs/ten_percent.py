@@ -3,11 +3,13 @@
     python -m experiments.run --config=experiments/configs/ten_percent.py --workdir=DIR
 
 A coding agent's sessions, chains of calls by software, and chat, each with what its users are
-promised, on HBM and SRAM machines: what one instance of each takes on (simulated), how many of
-which are the cheapest, and what it costs to move a share of the calls. About 90 seconds of one
-core. Expect HBM machines to be the cheapest that keep the promises, and SRAM machines to cost about
-fifteen times as much for the same calls (an instance of Groq's is 592 chips), but Cerebras, as its
-prompts are timed here, over two hundred times for the agent and the software.
+promised, on HBM and SRAM machines: what one instance of each takes on (simulated, with step times
+as they are and at both ends of their range), how many of which are the cheapest, and what it costs
+to move a share of the calls. About five minutes of one core, and less than one when it is asked
+again. Expect HBM machines to be the cheapest that keep the promises, a tenth of the calls on
+Groq's to double the cost (an instance is 592 chips), all of them to take it to some twenty times,
+and Cerebras, as its prompts are timed here, to be out of the question for the agent and the
+software.
 """
 
 from ml_collections import ConfigDict
