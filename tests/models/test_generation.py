@@ -42,14 +42,16 @@ def run(prompts, sampling=None, **kwargs):
     return [list(row) for row in zip(*emitted, strict=True)]
 
 
+whole_sequence = jax.jit(functools.partial(steps.decode_step, CONFIG))
+
+
 def greedy_by_hand(prompt, count):
     """The whole sequence through the decoder again for every token, padded to one shape."""
     ids = list(prompt)
-    whole = jax.jit(functools.partial(steps.decode_step, CONFIG))
     for _ in range(count):
         cache = new_cache(CONFIG, batch=1, length=32)
         padded = jnp.asarray([ids + [0] * (32 - len(ids))])
-        logits, _ = whole(weights(), cache, padded)
+        logits, _ = whole_sequence(weights(), cache, padded)
         ids.append(int(logits[0, len(ids) - 1].argmax()))
     return ids[len(prompt) :]
 
