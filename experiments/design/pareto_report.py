@@ -189,7 +189,8 @@ def _wanted(settings: Settings, model: str, found: Sequence[_Found]) -> Table:
 
 
 def _where(height: float, f: _Found, i: int) -> str:
-    return f"{height:,.3g} on {f.chip} ({f.front['split'][i]}), batch {f.front['batch'][i]}"
+    figure = f"{height:,.3g}" if height < 1000 else f"{height:,.0f}"
+    return f"{figure} on {f.chip} ({f.front['split'][i]}), batch {f.front['batch'][i]}"
 
 
 def _ends(found: Sequence[_Found]) -> Table:

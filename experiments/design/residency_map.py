@@ -106,7 +106,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
     return Report(
         title=f"Where {settings.served.model} would have to fit",
         answer=(
-            f"{settings.chips} chips, batch {settings.batch}, {settings.context:,} tokens of "
+            f"Chips: {settings.chips}, batch: {settings.batch}, {settings.context:,} tokens of "
             f"context: from {1e3 * slow:,.3g} ms a token at {capacity[0]:g} GB on chip and "
             f"{per_s[0]:g} TB/s off chip to {1e3 * fast:,.3g} ms at {capacity[-1]:g} GB and "
             f"{per_s[-1]:g} TB/s.",
@@ -119,7 +119,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
                 title=f"{settings.served.model}: time per token, by what one chip has",
                 panels=(
                     Panel(
-                        title=f"{settings.chips} chips, batch {settings.batch}",
+                        title=f"chips: {settings.chips}, batch: {settings.batch}",
                         x_label="on-chip memory of one chip (GB)",
                         y_label="off-chip bandwidth of one chip (TB/s)",
                         series=(*lines, *_catalogue(capacity, per_s)),
