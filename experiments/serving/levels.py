@@ -27,7 +27,8 @@ class Level:
         promised = (self.ttft_p99_s, self.tokens_per_s, self.request_p50_s)
         if not all(0 <= one < math.inf for one in promised):
             raise ExperimentError(
-                f"service levels are numbers from 0 (nothing is promised), not {promised}"
+                "service levels must not be negative (0: nothing is promised), and are finite, not "
+                f"{', '.join(f'{one:g}' for one in promised)}"
             )
 
     def missed(self, met: dict[str, float]) -> tuple[str, ...]:

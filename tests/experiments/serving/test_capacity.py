@@ -47,9 +47,9 @@ def alone_s(name: str, sessions: int) -> float:
     return float(seconds) / sessions
 
 
-def test_without_a_promise_an_instance_is_busy_19_parts_in_20() -> None:
-    # The rate is halved five times, so that it is known to 4 %; a few calls are waiting at the end.
-    assert found("chat", 3000, Level()) == pytest.approx(0.95 / alone_s("chat", 3000), rel=0.08)
+def test_without_a_promise_an_instance_takes_on_what_it_has_time_for() -> None:
+    # 5 % of what comes may stay unanswered at the end, and the rate is known to 5 %.
+    assert found("chat", 3000, Level()) == pytest.approx(1 / alone_s("chat", 3000), rel=0.08)
 
 
 def test_a_few_sessions_do_not_make_it_boundless() -> None:
