@@ -67,6 +67,9 @@ class Stack:
     # By how much predictions with it are off: of cases left out of its fit, eight of ten have
     # |log(predicted ÷ measured)| below this. Not part of the clock.
     log_error: Sourced
+    # Of the larger of that and of what the numbers' ranges do, how much holds eight of ten left-out
+    # cases. Not part of the clock either.
+    range_share: Sourced
     # Of every memory's capacity, kept for what is no tensor: workspaces, code, fragmentation.
     reserve_share: Sourced
     # Heads or columns that do not divide among the ranks are padded until they do; else an error.
@@ -147,6 +150,7 @@ IDEAL = Stack(
     mesh_lanes=_by_definition(math.inf),
     exposed_latency=_by_definition(0.0),
     log_error=_by_definition(0.0),
+    range_share=_by_definition(1.0),
     reserve_share=_by_definition(0.0),
 )
 

@@ -2,7 +2,8 @@
 
 A fold is a group of cases that a fit leaves out. Each is predicted by the fit without its fold, and
 its 80 % range is made as any prediction's (`experiments.ranges`), of that fit's ranges and of how
-far cases of *other* folds were off: those of its stack, or of all stacks where it has too few.
+far cases of *other* folds were off: those of its stack, or of all stacks where it has too few. How
+much of the larger of the two is the range is found over all stacks' cases of other folds.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from experiments.ranges import range_of
 
 ENOUGH = 5  # cases that say something of a stack by themselves
 _SHARE = 0.8  # of cases within a range
+_NOISY = 0.5  # of a case is what one of tier 3 counts for: its measurement is off as well
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,12 @@ class Prediction:
     def of(cls, placed: Placed, system: emu.System, fold: Fold) -> "Prediction":
         """A case on the system that has the numbers of its fold."""
         stack = system.software
-        unknown = dataclasses.replace(stack.log_error, value=0.0)
-        bare = dataclasses.replace(system, stack=dataclasses.replace(stack, log_error=unknown))
+        stack = dataclasses.replace(
+            stack,
+            log_error=dataclasses.replace(stack.log_error, value=0.0),
+            range_share=dataclasses.replace(stack.range_share, value=1.0),
+        )
+        bare = dataclasses.replace(system, stack=stack)
         found = range_of(placed.seconds, bare)
         seconds = placed.seconds(bare)
         return cls(
@@ -76,14 +82,37 @@ def log_error(table: Sequence[Prediction], stack: str) -> float:
     return float(np.quantile([abs(one.off) for one in mine], _SHARE)) if mine else math.inf
 
 
+def range_share(table: Sequence[Prediction]) -> float:
+    """How much of the larger range holds eight of ten cases, at most 1; 1 where there are none."""
+    needed = sorted((_needed(table, one), 1.0 if one.case.tier < 3 else _NOISY) for one in table)
+    if not needed:
+        return 1.0
+    counts = np.cumsum([count for _, count in needed])
+    return min(1.0, needed[int(np.searchsorted(counts, _SHARE * counts[-1]))][0])
+
+
+def _needed(table: Sequence[Prediction], one: Prediction) -> float:
+    """How much of the larger of its two ranges, to the side of the measurement, would do."""
+    faster, slower = _widths(table, one)
+    width = faster if one.off > 0 else slower
+    return abs(one.off) / width if width else math.inf if one.off else 0.0
+
+
+def _widths(table: Sequence[Prediction], one: Prediction) -> tuple[float, float]:
+    """The larger of a case's two ranges, as logarithms to the faster and to the slower side."""
+    left = log_error(_without(table, one.fold), one.case.row["stack"])
+    return max(left, one.faster), max(left, one.slower)
+
+
+def _without(table: Sequence[Prediction], fold: Fold) -> list[Prediction]:
+    return [one for one in table if one.fold.name != fold.name]
+
+
 def ends(table: Sequence[Prediction], one: Prediction) -> tuple[float, float]:
     """The 80 % range in seconds of a left-out case, made without its fold."""
-    others = [other for other in table if other.fold.name != one.fold.name]
-    left = log_error(others, one.case.row["stack"])
-    return (
-        one.seconds * math.exp(-max(left, one.faster)),
-        one.seconds * math.exp(max(left, one.slower)),
-    )
+    share = range_share(_without(table, one.fold))
+    faster, slower = _widths(table, one)
+    return one.seconds * math.exp(-share * faster), one.seconds * math.exp(share * slower)
 
 
 def as_rows(table: Sequence[Prediction]) -> list[dict[str, str]]:

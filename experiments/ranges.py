@@ -10,8 +10,10 @@ do to the time add in quadrature, slower and faster ones apart:
 That is the first-order propagation in logarithms where the time is smooth, and does not need it to
 be. What the model leaves out shows in cases that were left out of the stack's fit: eight of ten
 were off by less than `Stack.log_error`. They were off for the numbers' sake too, so that the two
-are not added: the larger is the range. With `ideal` what the model leaves out is not covered, nor
-are numbers without a range: vendors' figures are taken at their word.
+are not added: the larger counts, and of it as much as holds eight of ten left-out cases
+(`Stack.range_share`), since the larger of two 80 % ranges holds more. With `ideal` what the model
+leaves out is not covered, nor are numbers without a range: vendors' figures are taken at their
+word.
 """
 
 import dataclasses
@@ -64,11 +66,12 @@ def range_of(clock: Clock, system: emu.System) -> Range:
     moved = [m for m in moved if m.matters(seconds)]
     moved.sort(key=lambda m: -abs(math.log(m.low_s / m.high_s)))
     left_out = float(system.software.log_error.value)
+    share = float(system.software.range_share.value)
     slower = math.hypot(*(max(0.0, _log(m, seconds, max)) for m in moved))
     faster = math.hypot(*(min(0.0, _log(m, seconds, min)) for m in moved))
     return Range(
-        low_s=seconds * math.exp(-max(faster, left_out)),
-        high_s=seconds * math.exp(max(slower, left_out)),
+        low_s=seconds * math.exp(-share * max(faster, left_out)),
+        high_s=seconds * math.exp(share * max(slower, left_out)),
         moved=tuple(moved),
     )
 

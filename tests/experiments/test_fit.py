@@ -9,7 +9,7 @@ import pytest
 
 from experiments.cases import Case
 from experiments.fit import clocked, free, solve, with_values
-from experiments.left_out import Fold, Prediction, coverage, ends, log_error
+from experiments.left_out import Fold, Prediction, coverage, ends, log_error, range_share
 from experiments.question import Question
 
 CASES = Path("experiments/measured/decode_cases.csv")
@@ -64,10 +64,21 @@ def test_a_left_out_range_is_made_without_its_fold():
     low, high = ends(table, table[-1])  # the others are all off by a tenth
     assert (math.log(low), math.log(high)) == pytest.approx((4.9, 5.1))
     low, high = ends(table, table[0])
-    assert math.log(high) > 0.2 - 1e-9  # the last is one of the others
+    assert math.log(high) - 0.1 != pytest.approx(0.1)  # the last is one of the others
     with_numbers = predictions([0.3] * 6, faster=0.4)  # by what numbers do it may be off more
     low, high = ends(with_numbers, with_numbers[0])
-    assert (math.log(low), math.log(high)) == pytest.approx((-0.1, 0.7))
+    assert (math.log(low), math.log(high)) == pytest.approx((0.0, 0.6))  # others needed so much
+
+
+def test_of_ranges_that_are_too_wide_a_share_is_kept():
+    wide = predictions([0.1] * 4 + [-0.2] * 5 + [0.3], faster=0.4)
+    assert range_share(wide) == pytest.approx(0.2 / 0.4)  # holds nine, and less would hold four
+    low, high = ends(wide, wide[-1])  # four and five others: eight of ten are the same
+    assert (math.log(low), math.log(high)) == pytest.approx((0.3 - 0.2, 0.3 + 0.2))
+    assert range_share(predictions([5.0] * 10, faster=0.4)) == 1.0  # never wider than either
+    noisy = [*predictions([0.1] * 4, faster=0.4), *predictions([0.3] * 2, tier=3, faster=0.4)]
+    assert range_share(noisy) == pytest.approx(0.1 / 0.4)  # those of tier 3 count for one case
+    assert range_share([]) == 1.0
 
 
 def test_few_cases_are_judged_with_those_of_all_stacks():
