@@ -86,8 +86,9 @@ class Curve:
             ups.append(max(changes))
             downs.append(min(changes))
         return Spread(
-            low=back(scale(own) - math.hypot(*downs)),
-            high=back(scale(own) + math.hypot(*ups)),
+            # Where nothing changes the answer, exp(log(it)) may be off in its last digit.
+            low=min(own, back(scale(own) - math.hypot(*downs))),
+            high=max(own, back(scale(own) + math.hypot(*ups))),
             without=tuple(without),
         )
 
