@@ -147,12 +147,18 @@ def trees(form):
     return narrow, wide
 
 
+@functools.cache
+def jitted_step():
+    """One for all formats, whose wide weights are alike: compiling is what takes time."""
+    return jax.jit(functools.partial(decode_step, CONFIG))
+
+
 @pytest.mark.newest
 @pytest.mark.parametrize("form", NARROW)
 def test_a_decoder_computes_with_what_the_stored_weights_mean(form):
     narrow, wide = trees(form)
     chex.assert_trees_all_equal_shapes_and_dtypes(narrow, shapes(CONFIG, form))
-    step = jax.jit(functools.partial(decode_step, CONFIG))
+    step = jitted_step()
     want, _ = step(wide, new_cache(CONFIG, batch=1, length=16), TOKENS)
     scanned = stack_layers(CONFIG, narrow)
     chex.assert_trees_all_equal_shapes_and_dtypes(scanned, shapes(CONFIG, form, scanned=True))
