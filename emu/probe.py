@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from emu import ram
-from emu.chips import Chip, Curve, Memory, Sourced
+from emu.chips import Chip, Curve, Mechanism, Memory, Sourced
 from emu.device_kinds import memory_of
 from emu.edge import Edge, edge
 from emu.errors import EmuError
@@ -153,26 +153,7 @@ def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
         hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
         cold[dtype] = [prober.time(Stream.cold(dtype, n, CACHES_READ * reach)) for n in reads]
     names = ("llc", "dram") if on_cpu else (known.name if known else "l2", "hbm")
-    return (
-        Memory(
-            name=names[0],
-            placement="on-chip",
-            capacity_bytes=capacity,
-            bandwidth_bytes_per_s=_best(hot, prober),
-            latency_s=_latency("cache"),
-            curves=_curves(hot, prober),
-            mechanism="rotation",
-        ),
-        Memory(
-            name=names[1],
-            placement="off-chip",
-            capacity_bytes=_device_capacity(prober),
-            bandwidth_bytes_per_s=_best(cold, prober),
-            latency_s=_latency("memory"),
-            curves=_curves(cold, prober),
-            mechanism="rotation",
-        ),
-    )
+    return _streamed_pair(prober, "rotation", names, capacity, hot, cold)
 
 
 def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
@@ -199,24 +180,36 @@ def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
         ]
         for dtype in DTYPES
     }
+    return _streamed_pair(prober, "persistent-kernel", ("vmem", "hbm"), capacity, held, cold)
+
+
+def _streamed_pair(
+    prober: Prober,
+    mechanism: Mechanism,
+    names: tuple[str, str],
+    capacity: Sourced,
+    near: dict[str, list[Timing]],
+    far: dict[str, list[Timing]],
+) -> tuple[Memory, ...]:
+    """An on-chip memory and the device's own behind it, as weights were streamed from them."""
     return (
         Memory(
-            name="vmem",
+            name=names[0],
             placement="on-chip",
             capacity_bytes=capacity,
-            bandwidth_bytes_per_s=_best(held, prober),
+            bandwidth_bytes_per_s=_best(near, prober),
             latency_s=_latency("cache"),
-            curves=_curves(held, prober),
-            mechanism="persistent-kernel",
+            curves=_curves(near, prober),
+            mechanism=mechanism,
         ),
         Memory(
-            name="hbm",
+            name=names[1],
             placement="off-chip",
             capacity_bytes=_device_capacity(prober),
-            bandwidth_bytes_per_s=_best(cold, prober),
+            bandwidth_bytes_per_s=_best(far, prober),
             latency_s=_latency("memory"),
-            curves=_curves(cold, prober),
-            mechanism="persistent-kernel",
+            curves=_curves(far, prober),
+            mechanism=mechanism,
         ),
     )
 
