@@ -121,9 +121,15 @@ def as_text(prediction: Prediction, *, sensitivity: bool = False) -> str:
 
 
 def _elasticity_line(one: Elasticity) -> str:
-    unit = next((u for end, u in _UNITS.items() if end in one.name), "")
-    value = scaled(one.number.value, unit)
+    value = _told(one.name, one.number.value)
     return f"  {one.name:<44} {one.value:>+7.3f}   {value:>14}  {one.number.kind}"
+
+
+def _told(name: str, value: float) -> str:
+    """A number in the unit that its name says, which a dtype or a count may follow in a path."""
+    parts = name.split("/")
+    unit = next((u for end, u in _UNITS.items() if any(p.endswith(end) for p in parts)), None)
+    return f"{value:.4g}" if unit is None else scaled(value, unit)
 
 
 def _range(prediction: Prediction) -> str:
@@ -162,9 +168,8 @@ def _assumed_lines(prediction: Prediction) -> list[str]:
 
 def _moved_line(moved: Moved) -> str:
     number = moved.number
-    unit = next((u for end, u in _UNITS.items() if end in moved.name), "")
-    low, high = ("?" if n is None else scaled(n, unit) for n in (number.low, number.high))
-    value = f"{scaled(number.value, unit)} ({low} to {high})"
+    low, high = ("?" if n is None else _told(moved.name, n) for n in (number.low, number.high))
+    value = f"{_told(moved.name, number.value)} ({low} to {high})"
     return (
         f"  {moved.name:<34} {value:<44} {number.kind:<9} {_s(moved.low_s)} to {_s(moved.high_s)}"
     )

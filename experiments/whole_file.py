@@ -24,9 +24,10 @@ def check_writable(path: Path) -> None:
     """Raises OSError where `write_whole` could not write, before what is to be written is made."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.touch()
-    finally:
-        aside.unlink(missing_ok=True)
+        aside.unlink()
+    except OSError as error:  # of the file that was asked for, not of the one beside it
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -268,6 +268,10 @@ def test_sensitivities_say_which_number_would_have_to_change() -> None:
     text = as_text(found, sensitivity=True)
     assert "chip/hbm/bandwidth_bytes_per_s" in text
     assert "by how many per cent" in text
+    shares = [line.split() for line in text.splitlines() if "/achieved_share" in line]
+    assert shares
+    assert all(0.1 < float(share[2]) <= 1 for share in shares)  # neither ms nor a unit behind it
+    assert all(share[3] in ("measured", "fitted", "assumed", "vendor") for share in shares)
     assert "by how many per cent" not in as_text(found)
 
 
