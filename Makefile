@@ -31,7 +31,7 @@ test: setup lint types tests second
 bench: setup
 	@$(VENV)/bin/python -m experiments.bench
 
-# Fits all stacks to published cases, leaves cases out, and writes docs/fidelity.*: ten minutes.
+# Fits all stacks to published cases, leaves cases out, and writes docs/fidelity.*: five minutes.
 fidelity: setup
 	$(VENV)/bin/python -m experiments.fit --leave_out=experiments/measured/folds.toml --out=docs/left_out.csv
 	$(VENV)/bin/python -m experiments.validate --out=docs/fidelity.csv --figure=docs/fidelity.png

@@ -5,8 +5,8 @@
 Requests of a coding agent, drawn from published percentiles, on six kinds of system with three
 models: where the seconds go, and what faster decode can still take off. About 90 seconds of one
 core, most of it predicting step times; a second run takes a fifth of it. Expect decode to be most
-of a typical request everywhere but on Cerebras, where first tokens take as much or more, and the
-mean request to fall by less than 1.7 times whatever the hardware, since tools take most of it.
+of a typical request everywhere but on Cerebras, where first tokens take about as much or more, and
+the mean request to fall by less than 1.7 times whatever the hardware, since tools take most of it.
 """
 
 from ml_collections import ConfigDict
