@@ -235,7 +235,6 @@ def _measure(
     steps = persistent.STEPS if in_kernel else 1
     cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
     work = cliff_prediction.traced(step, weights, cache, hidden)
-    host = cliff_prediction.host_facts(chip, group[0].dtype, steps)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -256,12 +255,13 @@ def _measure(
         facts[m.placement] |= {
             "predicted_s": float(predicted.seconds),
             "predicted_breakdown_s": {k: float(v) for k, v in predicted.breakdown.items()},
-            "host": host,
         }
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
         calls[m.placement] = _stepping(call, cache, hidden)
         if settings.device_means or jax.default_backend() != "cpu":
             facts[m.placement]["device_mean_s"] = _device_mean_s(realized, settings, config, hidden)
+    # Once for a size, since all its rows are predicted from it.
+    facts[group[0].placement]["host"] = cliff_prediction.host_facts(chip, group[0].dtype, steps)
     calls[REST] = _rest(config, group[0].dtype, settings.context, chip if in_kernel else None)
     step_s = sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights))
     burst = 1 if in_kernel else _burst(step_s)

@@ -23,6 +23,7 @@ from models.fingerprint import fingerprint
 Origin = dict[str, str]
 
 _AT = " @ "
+DIGITS = 7  # of a figure in a row: no measurement has more, and rows are kept in version control
 
 
 def origin(checkpoint: Checkpoint) -> Origin:
@@ -92,8 +93,20 @@ def row(key: str, experiment: str, settings: Any, measured: dict[str, Any]) -> R
         "machine": provenance.machine(),
         "versions": provenance.versions(),
         "git": provenance.git(),
-        "measured": measured,
+        "measured": rounded(measured),
     }
+
+
+def rounded(value: Any) -> Any:
+    """The same, its floats to `DIGITS` significant digits."""
+    match value:
+        case float():
+            return float(f"{value:.{DIGITS}g}")
+        case dict():
+            return {name: rounded(part) for name, part in value.items()}
+        case list() | tuple():
+            return [rounded(part) for part in value]
+    return value
 
 
 def check_machine(results: Results) -> None:
