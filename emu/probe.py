@@ -27,8 +27,9 @@ from emu.streams import DTYPES, TRIES, Stream, Timing
 
 MB = 2**20
 # The sizes of single reads: a decode step's products lie between. Past the largest of its dtype
-# (the head of a small model) nothing changes any more.
-READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128))
+# (the head of a small model) nothing changes any more on a CPU; an accelerator reads 100 MB in ten
+# times what it takes to start.
+READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256))
 LARGEST = {"float32": 128 * MB, "bfloat16": 64 * MB, "int8": 32 * MB}
 FETCHES = (MB, 8 * MB, 32 * MB)  # sizes of reads from the host's memory over a link
 HELD_READS = tuple(int(n * MB) for n in (0.0625, 0.25, 0.5, 1, 2, 4))  # from a TPU's scratchpad
@@ -40,7 +41,9 @@ UNTOLD_CACHE_BYTES = 32 * MB  # where the system doesn't tell: a common size, fo
 MOST_REACH = 2.5
 LARGEST_SET_BYTES = 1024 * MB
 PAST_ANY_CACHE_BYTES = 512 * MB  # of an accelerator
-FLOPS_SIDE = 1024
+FLOPS_SIDE = 1024  # of a product, at first
+FLOPS_S = 2e-3  # how long one must take, so that calling it is hardly in its time
+MOST_FLOPS_SIDE = 16384
 PATIENCE_S = 25  # after which disturbed timings are not taken again
 
 # Access latencies are not measured: a chain of dependent loads cannot be written in JAX.
@@ -147,7 +150,7 @@ def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
     hot: dict[str, list[Timing]] = {}
     cold: dict[str, list[Timing]] = {}
     for dtype in DTYPES:
-        reads = [n for n in READS if n <= LARGEST[dtype]]
+        reads = [n for n in READS if n <= LARGEST[dtype] or not on_cpu]
         # Half the cache is read again and again: all of it stays, but not in a core's own cache.
         inside = [n for n in reads if n <= 0.9 * held] or reads[:1]
         hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
@@ -173,11 +176,7 @@ def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
         for dtype in HELD_DTYPES
     }
     cold = {
-        dtype: [
-            prober.time(Stream.cold(dtype, n, PAST_ANY_CACHE_BYTES))
-            for n in READS
-            if n <= LARGEST[dtype]
-        ]
+        dtype: [prober.time(Stream.cold(dtype, n, PAST_ANY_CACHE_BYTES)) for n in READS]
         for dtype in DTYPES
     }
     return _streamed_pair(prober, "persistent-kernel", ("vmem", "hbm"), capacity, held, cold)
@@ -258,14 +257,13 @@ def _kind_pair(prober: Prober, own: Sequence[Memory]) -> tuple[Memory, ...]:
 def _find_edge(prober: Prober, guess_bytes: int) -> Edge | None:
     """The cache's edge: the guess is only where the search begins."""
     step = max(guess_bytes // 8, MB)
-    read_bytes = step // 4  # four products a program
     eighths = list(EIGHTHS)
     seconds: dict[int, list[float]] = {}  # per byte, of each pass
     while True:
         new = [n for n in eighths if n not in seconds]
         for _ in range(EDGE_PASSES):  # all sets, then all again, so that no drift bends the edge
             for n in new:
-                timing = prober.time(Stream.over("float32", read_bytes, 4, n))
+                timing = prober.time(_set_of(n, step, prober.machine.platform))
                 seconds.setdefault(n, []).append(1 / timing.bytes_per_s)
         sets = [float(n * step) for n in eighths]
         found = edge(sets, [statistics.median(seconds[n]) for n in eighths])
@@ -274,6 +272,17 @@ def _find_edge(prober: Prober, guess_bytes: int) -> Edge | None:
         if flat or sets[-1] * 2 > LARGEST_SET_BYTES:
             return found
         eighths.append(eighths[-1] * 2)
+
+
+def _set_of(steps: int, step_bytes: int, platform: str) -> Stream:
+    """A set of so many steps' bytes, read again and again.
+
+    Four products a step and a program for each on a CPU. An accelerator takes as long to start
+    those as to read them from anywhere: one product a step, and one program for all.
+    """
+    if platform == "cpu":
+        return Stream.over("float32", step_bytes // 4, 4, steps)
+    return Stream.over("float32", step_bytes, steps, 1)
 
 
 def _cache_capacity(found: Edge | None, told: int | None, source: str) -> Sourced:
@@ -345,14 +354,23 @@ def _peaks(prober: Prober) -> dict[str, Sourced]:
     """What a large dense product reaches: a floor of the peak."""
     peaks = {}
     for dtype in ("float32", "bfloat16"):
-        a = jnp.full((FLOPS_SIDE, FLOPS_SIDE), 1 / FLOPS_SIDE, dtype)
-        multiply = jax.jit(jnp.dot)
-        multiply(a, a).block_until_ready()
-        best = math.inf
-        for _ in range(5):
-            start = time.perf_counter()
-            multiply(a, a).block_until_ready()
-            best = min(best, time.perf_counter() - start)
-        source = f"{prober.source}: a product of {FLOPS_SIDE} x {FLOPS_SIDE} matrices"
-        peaks[dtype] = Sourced(value=2 * FLOPS_SIDE**3 / best, source=source, kind="measured")
+        side, seconds = FLOPS_SIDE, _product_s(FLOPS_SIDE, dtype)
+        while seconds < FLOPS_S and side < MOST_FLOPS_SIDE:
+            side *= 2
+            seconds = _product_s(side, dtype)
+        source = f"{prober.source}: a product of {side} x {side} matrices"
+        peaks[dtype] = Sourced(value=2 * side**3 / seconds, source=source, kind="measured")
     return peaks
+
+
+def _product_s(side: int, dtype: str) -> float:
+    """The best of five."""
+    a = jnp.full((side, side), 1 / side, dtype)
+    multiply = jax.jit(jnp.dot)
+    multiply(a, a).block_until_ready()
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -38,14 +38,14 @@ def rotated(
 
     Leaves may lie over several devices, each of which has a cache of `cache_bytes` of its own.
 
-    Raises EmuError where the copies would not fit in the RAM that is free.
+    Raises EmuError where the copies would not fit in the memory that is free.
     """
     moving = [leaf for leaf, far in zip(leaves, off_chip, strict=True) if far and leaf.size]
     off_chip_bytes = sum(map(_on_one_device, moving))
     copies = copies_needed(off_chip_bytes, cache_bytes)
     shards = len(moving[0].addressable_shards) if moving else 1
     extra = (copies - 1) * (off_chip_bytes * shards + len(moving) * BOOKKEEPING_BYTES)
-    free = ram.available_bytes()
+    free = _free_bytes(moving[0]) if moving else 0
     if extra > free:
         raise EmuError(
             f"{off_chip_bytes:,} off-chip bytes in {len(moving)} leaves need {copies:,} copies to "
@@ -67,6 +67,15 @@ def rotated(
 def _bound_to(leaf: jax.Array) -> jax.sharding.Sharding | None:
     """Where a copy is to be; jit compiles anew for one that is committed where the leaf was not."""
     return leaf.sharding if leaf.committed else None
+
+
+def _free_bytes(leaf: jax.Array) -> float:
+    """Of the memory of all devices that the leaf lies on; a CPU's devices share the RAM."""
+    told = [shard.device.memory_stats() or {} for shard in leaf.addressable_shards]
+    if not all("bytes_limit" in stats for stats in told):
+        return ram.available_bytes()
+    least = min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in told)
+    return float(ram.PLANNED_SHARE * least * len(told))
 
 
 def _on_one_device(leaf: jax.Array) -> int:

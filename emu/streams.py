@@ -29,7 +29,10 @@ CHAIN = 256  # products in one program, at the most
 # Reads of a set in VMEM for each time that it is copied there, which is in the time too.
 HELD_REPEATS = 1024
 HELD_MATRICES = 16  # in a set, at the most
-CALL_BYTES = 64_000_000  # read by one program, if that is not too many products
+# Read by one program, if that is not too many products: longer than calling the next one takes,
+# which on an H200's host was 40 µs.
+CALL_BYTES = {"cpu": 64_000_000}
+ACCELERATORS_CALL_BYTES = 1_000_000_000
 
 # Rounds short enough that some fall between other processes' time slices.
 ROUNDS = 25
@@ -59,7 +62,7 @@ class Stream:
     @classmethod
     def cold(cls, dtype: str, read_bytes: int, total_bytes: float) -> "Stream":
         """The same over so many sets that `total_bytes` are read before one comes round."""
-        count = max(1, min(CHAIN, CALL_BYTES // read_bytes))
+        count = max(1, min(CHAIN, call_bytes() // read_bytes))
         return cls.over(dtype, read_bytes, count, math.ceil(total_bytes / (count * read_bytes)))
 
     @classmethod
@@ -73,14 +76,14 @@ class Stream:
         )
         jax.block_until_ready(made)
         exactly = sum(leaf.nbytes for leaf in jax.tree.leaves(made[0][0]))
-        wanted = CALL_BYTES // (count * exactly) if sets == 1 else 1
+        wanted = call_bytes() // (count * exactly) if sets == 1 else 1
         repeats = max(1, min(wanted, CHAIN // count))
         return cls(side=side, sets=made, repeats=repeats, read_bytes=exactly)
 
     @classmethod
     def fetched(cls, dtype: str, read_bytes: int, kind: str) -> "Stream":
         """The same from another memory kind: each product copies its weights to the device."""
-        stream = cls.over(dtype, read_bytes, max(1, min(16, CALL_BYTES // read_bytes)), 1)
+        stream = cls.over(dtype, read_bytes, max(1, min(16, call_bytes() // read_bytes)), 1)
         there = jax.tree.map(
             lambda leaf: jax.device_put(leaf, leaf.sharding.with_memory_kind(kind)), stream.sets
         )
@@ -128,6 +131,11 @@ class Stream:
         else:
             out = _chain(x, matrices, self.repeats, self.fetch)
         return out
+
+
+def call_bytes() -> int:
+    """How much one program reads, at the most, on JAX's default backend."""
+    return CALL_BYTES.get(jax.default_backend(), ACCELERATORS_CALL_BYTES)
 
 
 def of_rounds(

@@ -45,6 +45,7 @@ from models.weights import DTYPES, load_weights
 NAME = "residency_cliff"
 
 BURST_S = 5e-3  # short steps are timed several at once, or calling them would be most of the time
+IN_ONE_S = 2e-3  # of steps in one program: many times what calling it takes, and soon compiled
 MOST_STEPS = 32
 
 REST = "the rest of a step"
@@ -235,6 +236,7 @@ def _measure(
     steps = persistent.STEPS if in_kernel else 1
     cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
     work = cliff_prediction.traced(step, weights, cache, hidden)
+    step_s = sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights))
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -259,12 +261,14 @@ def _measure(
         cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
         calls[m.placement] = _stepping(call, cache, hidden)
         if settings.device_means or jax.default_backend() != "cpu":
-            facts[m.placement]["device_mean_s"] = _device_mean_s(realized, settings, config, hidden)
+            steps_in_one = max(realized.copies, _burst(step_s, IN_ONE_S))
+            facts[m.placement]["device_mean_s"] = _device_mean_s(
+                realized, settings, config, hidden, steps_in_one
+            )
     # Once for a size, since all its rows are predicted from it.
     facts[group[0].placement]["host"] = cliff_prediction.host_facts(chip, group[0].dtype, steps)
     calls[REST] = _rest(config, group[0].dtype, settings.context, chip if in_kernel else None)
-    step_s = sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights))
-    burst = 1 if in_kernel else _burst(step_s)
+    burst = 1 if in_kernel else _burst(step_s, BURST_S)
     latencies = by_turns(
         calls, rounds=settings.rounds, samples=settings.samples, burst=burst, steps=steps
     )
@@ -332,11 +336,16 @@ def _rest(
 
 
 def _device_mean_s(
-    realized: emu.Realized, settings: Settings, config: DecoderConfig, hidden: jax.Array
+    realized: emu.Realized,
+    settings: Settings,
+    config: DecoderConfig,
+    hidden: jax.Array,
+    steps: int,
 ) -> float:
-    """Seconds of a step among many in one program: what is left without the host's dispatch.
+    """Seconds of a step among several in one program: what is left without the host's dispatch.
 
-    Of a kernel that copies weights on chip when it begins, what more steps take more.
+    `steps` go through all copies of what is off chip. Of a kernel that copies weights on chip when
+    it begins, what more steps take more.
     """
 
     def seconds(steps: int) -> float:
@@ -350,13 +359,12 @@ def _device_mean_s(
     if realized.mechanism == persistent.PAIR:
         more = persistent.STEPS
         return (seconds(2 * more) - seconds(more)) / more
-    steps = max(realized.copies, MOST_STEPS)
     return seconds(steps) / steps
 
 
-def _burst(step_s: float) -> int:
-    """How many steps make a sample of `BURST_S`, if one takes so long."""
-    return min(max(round(BURST_S / step_s), 1), MOST_STEPS)
+def _burst(step_s: float, seconds: float) -> int:
+    """How many steps take so long, if one takes `step_s`."""
+    return min(max(round(seconds / step_s), 1), MOST_STEPS)
 
 
 def _nearly_full(cache: KVCache) -> KVCache:

@@ -135,8 +135,8 @@ def _device_table(points: Sequence[Point]) -> Table:
         note="called: of the steps of one kernel, dispatch and the copying of the weights on chip "
         "among them; in one: what a step more takes, without both."
         if any(p.scratchpad for p in points)
-        else "in one: the mean of at least 32 steps of one jitted program, without the host's "
-        "dispatch between them.",
+        else "in one: the mean of the steps of one jitted program that takes milliseconds, without "
+        "the host's dispatch between them.",
     )
 
 

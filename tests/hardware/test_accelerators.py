@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import emu
+from emu import device_kinds
 from experiments import cliff
 from models.cache import new_cache
 from models.config import DecoderConfig
 from models.shapes import shapes
 from models.steps import decode_step
 from tests.emu.test_residency import MIXED, assert_same_bits, step, weights
-from tests.emu.test_residency import new_cache as toy_cache
 
+WIDTH = 1024
 CONFIG = DecoderConfig(
     vocab_size=512,
     layers=2,
@@ -68,7 +69,17 @@ def test_the_hosts_memory_is_slower_than_the_devices_own(accelerator: jax.Device
 @on(["gpu"])
 def test_the_cache_is_faster_than_the_memory_behind_it(accelerator: jax.Device) -> None:
     near, far = emu.host(pair="rotation").memories
-    assert near.bandwidth_bytes_per_s.value > 1.2 * far.bandwidth_bytes_per_s.value
+    read_bytes = near.curves[0].read_bytes[-1]  # the largest that stays: least is for its start
+    assert 1.2 * near.seconds(read_bytes, "float32") < far.seconds(read_bytes, "float32")
+
+
+@on(["gpu"])
+def test_the_caches_size_is_the_catalogues(accelerator: jax.Device) -> None:
+    known = device_kinds.memory_of(accelerator.device_kind, "on-chip")
+    if known is None:
+        pytest.skip(f"needs a GPU of the catalogue, and this is {accelerator.device_kind!r}")
+    found = emu.host(pair="rotation").memories[0].capacity_bytes.value
+    assert 0.5 * known.capacity_bytes.value < found < 1.5 * known.capacity_bytes.value
 
 
 @on(["gpu", "tpu"])
@@ -78,12 +89,18 @@ def test_outputs_are_the_same_to_the_bit_wherever_weights_lie(
 ) -> None:
     if accelerator.platform == "tpu" and pair == "rotation":
         pytest.skip("a TPU's on-chip memory is no cache")
-    tree, x = weights(), jnp.ones(8)
+    # Megabytes: of a few bytes it would take a million copies to outlast a cache.
+    tree, x = weights(width=WIDTH), jnp.ones(WIDTH)
     plain = jax.jit(step)
     work = emu.Work(leaves=emu.leaves_of(tree))
     placement = emu.place(work, emu.System(emu.host(pair=pair)), MIXED)
     realized = emu.realize(plain, placement, tree)
-    assert_same_bits(realized(toy_cache(), x), plain(tree, toy_cache(), x))
+    for _ in range(realized.copies + 1):
+        assert_same_bits(realized(toy_cache(), x), plain(tree, toy_cache(), x))
+
+
+def toy_cache() -> dict[str, jax.Array]:
+    return {"kv": jnp.zeros((4, WIDTH)), "position": jnp.zeros((), jnp.int32)}
 
 
 @on(["gpu", "tpu"])
