@@ -3,8 +3,8 @@
     python -m experiments.run --config=experiments/configs/pareto_coding.py --workdir=DIR
 
 Fronts of tokens/s per user against tokens/s per chip, and per joule, for gpt-oss-120b,
-Llama-3.1-70B and Qwen3-Coder-480B on every chip of the catalogue, over batch and split. About a
-quarter of an hour on 2 cores; every finished front is kept. Expect SRAM machines to reach speeds
+Llama-3.1-70B and Qwen3-Coder-480B on every chip of the catalogue, over batch and split. About 20
+minutes on 2 cores; every finished front is kept. Expect SRAM machines to reach speeds
 for one user that HBM machines do not, with far fewer tokens a second from each chip.
 """
 
