@@ -1,12 +1,14 @@
 """Which memory each leaf goes to by rules or a policy, and which rooms that overfills."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 from emu.capacity import Room, bytes_of
 from emu.errors import EmuError
 from emu.rules import Rule, assign, ordered
+from emu.splits import stacked_paths
 from emu.system import System
 from emu.work import Leaf, Work
 
@@ -89,19 +91,26 @@ def _scratch(system: System, rooms: Sequence[Room], used: Sequence[dict[str, int
 
 def _by_rules(work: Work, system: System, rules: tuple[Rule, ...]) -> tuple[Residency, ...]:
     names = [system.chip.memory(rule.memory).name for rule in rules]
-    placed: list[Residency] = []
-    for share in assign(rules, work.leaves):
-        memory = names[share.rule]
-        before = placed[-1] if placed else None
-        same = before and before.leaf is share.leaf and before.memory == memory
-        if same and before and before.rows and share.rows:  # two rules sent neighbours to one place
-            joined = range(before.rows.start, share.rows.stop)
-            placed[-1] = dataclasses.replace(before, rows=joined)
+    return _joined(
+        Residency(leaf=share.leaf, memory=names[share.rule], rows=share.rows)
+        for share in assign(rules, work.leaves)
+    )
+
+
+def _joined(parts: Iterable[Residency]) -> tuple[Residency, ...]:
+    """Leaf by leaf, neighbouring rows in one memory as one part, and all rows as the whole leaf."""
+    of_leaf: dict[str, list[Residency]] = {}
+    for part in parts:
+        found = of_leaf.setdefault(part.leaf.path, [])
+        before = found[-1] if found else None
+        if before and before.memory == part.memory and before.rows and part.rows:
+            found[-1] = dataclasses.replace(before, rows=range(before.rows.start, part.rows.stop))
         else:
-            placed.append(Residency(leaf=share.leaf, memory=memory, rows=share.rows))
+            found.append(part)
     return tuple(
         dataclasses.replace(r, rows=None) if r.rows and len(r.rows) == r.leaf.shape[0] else r
-        for r in placed
+        for found in of_leaf.values()
+        for r in found
     )
 
 
@@ -121,10 +130,27 @@ def _by_policy(
     far = chip.memory("off-chip") if has_far else near
     free = [room.capacity[near.name] for room in rooms]
     placed = []
-    for leaf in work.leaves:
-        needed = [room.held(leaf, None) for room in rooms]
+    for leaf, rows in _pieces(work, in_rows=near.mechanism is None):
+        needed = [room.held(leaf, rows) for room in rooms]
         fits = all(n <= left for n, left in zip(needed, free, strict=True))
         if fits:
             free = [left - n for n, left in zip(needed, free, strict=True)]
-        placed.append(Residency(leaf=leaf, memory=near.name if fits else far.name))
-    return tuple(placed)
+        placed.append(Residency(leaf=leaf, memory=near.name if fits else far.name, rows=rows))
+    return _joined(placed)
+
+
+def _pieces(work: Work, *, in_rows: bool) -> Iterator[tuple[Leaf, range | None]]:
+    """What "fit" takes or leaves as one, in its order: leaves, of stacked ones layer after layer
+    (`in_rows`), as if each layer's were leaves of their own.
+    """
+    stacked = stacked_paths(work) if in_rows else frozenset()
+
+    def layers(leaf: Leaf) -> int:
+        return leaf.shape[0] if leaf.path in stacked else 0
+
+    for (_, count), group in itertools.groupby(work.leaves, lambda leaf: (leaf.kind, layers(leaf))):
+        alike = tuple(group)
+        if count:
+            yield from ((leaf, range(i, i + 1)) for i in range(count) for leaf in alike)
+        else:
+            yield from ((leaf, None) for leaf in alike)

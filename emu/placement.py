@@ -96,7 +96,9 @@ def place(
         must fit; else the chips of one replica are one pool, over which leaves spread evenly.
       rules: ordered `Rule`s (or pairs), or a policy. "on-chip" and "off-chip" take the fastest
         memory of that class; "fit" goes through the leaves in order, takes on chip each one that
-        still fits there as a whole, and leaves the rest off chip.
+        still fits there, and leaves the rest off chip. Leaves that a loop of the work walks row by
+        row (stacked layers) are taken layer after layer, all others whole; on a machine of one's
+        own (memories with a `mechanism`) these too, since `emu.realize` joins no parts.
       allow_overflow: record what is over in `excess_bytes` instead of raising CapacityError.
       activations: the memory (or class) through which activations go; None: the fastest one on
         chip that has room left for the most of them that are alive at once, else the fastest one

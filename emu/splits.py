@@ -282,6 +282,19 @@ def is_stacked(op: Op, access: Access, leaf: Leaf) -> bool:
     return bool(outer) and not outer & {*access.axes, *op.indexed}
 
 
+def stacked_paths(work: Work) -> frozenset[str]:
+    """The leaves of which every op that touches them is the body of a loop over their rows."""
+    leaves = {leaf.path: leaf for leaf in work.leaves}
+    in_rows: dict[str, bool] = {}
+    for op in work.ops:
+        for access in (*op.reads, *op.writes):
+            leaf = leaves.get(access.tensor)
+            if leaf is not None:
+                known = in_rows.get(leaf.path, True)
+                in_rows[leaf.path] = known and is_stacked(op, access, leaf)
+    return frozenset(path for path, stacked in in_rows.items() if stacked)
+
+
 def _batch_axis(
     work: Work, leaves: Iterable[Leaf], layers: set[int], residual: frozenset[int]
 ) -> int | None:

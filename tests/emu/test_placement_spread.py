@@ -4,11 +4,13 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 from toy_spread import decoder
 
 import emu
 from emu import CapacityError, Chip, Memory, Sourced, System, place
+from emu.capacity import rooms
 from emu.stacks import IDEAL
 
 LPU = "groq-lpu-v1"
@@ -191,3 +193,64 @@ def test_the_splits_are_kept_and_a_pool_stays_a_pool():
     assert pool.rank_bytes == ()
     assert pool.bytes_by_memory["sram"] == sum(leaf.bytes for leaf in work.leaves)
     assert pool.fullest_chip_bytes["sram"] == -(-pool.bytes_by_memory["sram"] // 4)
+
+
+def in_memory(placement: emu.Placement, memory: str) -> set[tuple[str, int]]:
+    """(path without its layer, layer) of all weights of layers that live in this memory."""
+    found = set()
+    for part in placement.residencies:
+        names = part.leaf.path.split("/")
+        if names[0] != "layers":
+            continue
+        numbered = names[1].isdecimal()
+        rows = [int(names[1])] if numbered else part.rows or range(part.leaf.shape[0])
+        if part.memory == memory:
+            found |= {("/".join(names[1 + numbered :]), row) for row in rows}
+    return found
+
+
+def test_fit_takes_stacked_layers_as_it_takes_layers_of_their_own():
+    stacked, listed = decoder(layers=4), decoder(layers=4, scanned=False)
+    weights = sum(leaf.bytes for leaf in stacked.leaves if leaf.kind == "weights")
+    for capacity in np.linspace(1_000, weights, 12).astype(int).tolist():
+        one, other = (place(work, system(capacity), "fit") for work in (stacked, listed))
+        assert in_memory(one, "sram") == in_memory(other, "sram")
+        assert one.bytes_by_memory == other.bytes_by_memory
+        largest_row = 96 * 64 * 2  # of a product with the feed-forward's width, in bfloat16
+        assert one.bytes_by_memory["sram"] > capacity - largest_row
+
+
+@pytest.mark.parametrize("degrees", [{}, {"tensor": 2}, {"tensor": 2, "pipeline": 3}])
+def test_fit_leaves_nothing_off_chip_that_there_is_room_for(degrees):
+    work = decoder(layers=4)
+    of = system(30_000, **degrees)
+    placed = place(work, of, "fit")
+    stages = rooms(work, of)
+    free = [
+        room.capacity["sram"] - sum(room.held(p.leaf, p.rows) for p in placed.residencies
+                                    if p.memory == "sram")
+        for room in stages
+    ]  # fmt: skip
+    assert min(free) >= 0
+    far = [part for part in placed.residencies if part.memory == "hbm"]
+    assert any(part.rows is not None for part in far)
+    for part in far:
+        in_rows = part.rows and [range(row, row + 1) for row in part.rows]
+        for rows in in_rows or [None]:
+            needed = [room.held(part.leaf, rows) for room in stages]
+            assert any(n > left for n, left in zip(needed, free, strict=True))
+
+
+def test_fit_keeps_leaves_whole_that_no_loop_walks_and_on_a_machine_of_ones_own():
+    listed = decoder(layers=4, scanned=False)
+    assert all(part.rows is None for part in place(listed, system(60_000), "fit").residencies)
+    machine = system(60_000)
+    memories = tuple(
+        dataclasses.replace(memory, mechanism="rotation") for memory in machine.chip.memories
+    )
+    machine = dataclasses.replace(
+        machine, chip=dataclasses.replace(machine.chip, memories=memories)
+    )
+    placed = place(decoder(layers=4), machine, "fit")
+    assert placed.bytes_by_memory["hbm"] > 0
+    assert all(part.rows is None for part in placed.residencies)  # as `emu.realize` needs it
