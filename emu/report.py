@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from adjustText import adjust_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -24,6 +25,7 @@ from matplotlib.transforms import Affine2DBase, ScaledTranslation, Transform
 
 _MOST_ROWS = 50  # of a table in a terminal
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b58900", "#7b4b94", "#2aa1b3", "#6b6b6b")
+_ADJUSTMENTS = 300  # of names that are in one another's way: a limit in seconds would vary
 _APART_POINTS = 3.0  # between series with whiskers, which would hide one another's
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # so that no series is told by its hue alone
 
@@ -57,6 +59,10 @@ class Series:
     high: tuple[float, ...] = ()
     band: bool = False  # an area from the lows to the highs in the place of whiskers
     like: str = ""
+    names: tuple[str, ...] = ()  # written beside the points, where there are any
+
+    def __post_init__(self) -> None:
+        assert not self.names or len(self.names) == len(self.x), f"{self.label}: names and points"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,7 @@ class Figure:
     panels: tuple[Panel | Bars, ...]
     columns: int = 1
     note: str = ""
+    scale: float = 1.0  # how much larger than usual each panel is drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +158,8 @@ def drawn(figure: Figure) -> Canvas:
     """One figure as matplotlib draws it."""
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    canvas = Canvas(figsize=(1.2 + 4.4 * columns, 0.9 + 3.2 * rows), dpi=110, layout="constrained")
+    size = (1.2 + 4.4 * figure.scale * columns, 0.9 + 3.2 * figure.scale * rows)
+    canvas = Canvas(figsize=size, dpi=110, layout="constrained")
     labels = dict.fromkeys(name for panel in figure.panels for name in _names(panel))
     looks = {
         # Beyond the colours they go round again, each with another marker.
@@ -168,16 +176,38 @@ def drawn(figure: Figure) -> Canvas:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             shown.setdefault(str(label), handle)
     canvas.suptitle(figure.title, fontsize=12)
+    abreast = round(2 * columns * figure.scale)
     if shown:
         canvas.legend(
             list(shown.values()),
             list(shown),
             loc="outside lower center",
-            ncols=-(-len(shown) // -(-len(shown) // (2 * columns))),  # rows of even length
+            ncols=-(-len(shown) // -(-len(shown) // abreast)),  # rows of even length
             fontsize=8,
             frameon=False,
         )
+    _name_points(canvas, figure.panels)
     return canvas
+
+
+def _name_points(canvas: Canvas, panels: Sequence[Panel | Bars]) -> None:
+    """Writes the points' names where they hide neither points nor one another."""
+    named = [
+        (axes, points)
+        for axes, panel in zip(canvas.axes, panels, strict=True)
+        if isinstance(panel, Panel)
+        and (
+            points := [
+                p for s in panel.series if s.names for p in zip(s.x, s.y, s.names, strict=True)
+            ]
+        )
+    ]
+    if named:
+        canvas.draw_without_rendering()  # room is known once all else is laid out
+    for axes, points in named:
+        x, y, _ = zip(*points, strict=True)
+        texts = [axes.text(*point, fontsize=7, color="#444444") for point in points]
+        adjust_text(texts, x, y, ax=axes, iter_lim=_ADJUSTMENTS)
 
 
 def files(report: Report) -> dict[str, bytes]:

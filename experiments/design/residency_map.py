@@ -103,6 +103,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
             x, y = zip(*known, strict=True)
             lines.append(Series(label=f"{level:g} ms a token", x=tuple(x), y=tuple(y)))
     slow, fast = times.max(), times.min()
+    chips, beyond = _chips(capacity, per_s)
     return Report(
         title=f"Where {settings.served.model} would have to fit",
         answer=(
@@ -122,13 +123,16 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
                         title=f"chips: {settings.chips}, batch: {settings.batch}",
                         x_label="on-chip memory of one chip (GB)",
                         y_label="off-chip bandwidth of one chip (TB/s)",
-                        series=(*lines, *_catalogue(capacity, per_s)),
+                        series=(*lines, *chips),
                         log_x=True,
                         log_y=True,
                     ),
                 ),
                 note="Lines: equal time per token. Points: the catalogue's chips, for where they "
-                "are; their times are their own.",
+                "are; their times are their own. Weights go on chip in their order: first the "
+                "embedding, of which a step reads a row for each sequence, then layer after layer."
+                + (f" Beyond the axes: {', '.join(beyond)}." if beyond else ""),
+                scale=1.8,
             ),
         ),
         tables=(
@@ -152,26 +156,38 @@ def _bandwidth_at(times_ms: Any, per_s: Any, level: float) -> float | None:
     return float(np.exp(logs))
 
 
-def _catalogue(capacity: Any, per_s: Any) -> list[Series]:
-    """Chips with both kinds of memory, within the axes, by vendor."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def _chips(capacity: Any, per_s: Any) -> tuple[list[Series], list[str]]:
+    """The catalogue's chips by vendor, and the names of those beyond the axes."""
+    series: list[Series] = []
+    beyond: list[str] = []
+    for vendor, places in _catalogue().items():
+        inside = {
+            (x, y): ", ".join(names)
+            for (x, y), names in places.items()
+            if capacity[0] <= x <= capacity[-1] and per_s[0] <= y <= per_s[-1]
+        }
+        beyond += [name for at, names in places.items() if at not in inside for name in names]
+        if inside:
+            series.append(
+                Series(
+                    label=vendor,
+                    x=tuple(x for x, _ in inside),
+                    y=tuple(y for _, y in inside),
+                    style="points",
+                    names=tuple(inside.values()),
+                )
+            )
+    return series, beyond
+
+
+def _catalogue() -> dict[str, dict[tuple[float, float], list[str]]]:
+    """Of each vendor, chips with both kinds of memory by (GB on chip, TB/s off chip)."""
+    found: dict[str, dict[tuple[float, float], list[str]]] = {}
     for name in emu.chips():
-        if name == "host":
-            continue
-        chip = emu.chip(name)
-        places = {memory.placement for memory in chip.memories}
-        if places != {"on-chip", "off-chip"}:
+        chip = None if name == "host" else emu.chip(name)
+        if chip is None or {m.placement for m in chip.memories} != {"on-chip", "off-chip"}:
             continue
         x = chip.memory("on-chip").capacity_bytes.value / 1e9
         y = chip.memory("off-chip").bandwidth_bytes_per_s.value / 1e12
-        if capacity[0] <= x <= capacity[-1] and per_s[0] <= y <= per_s[-1]:
-            found.setdefault(chip.vendor, []).append((x, y))
-    return [
-        Series(
-            label=vendor,
-            x=tuple(x for x, _ in points),
-            y=tuple(y for _, y in points),
-            style="points",
-        )
-        for vendor, points in sorted(found.items())
-    ]
+        found.setdefault(chip.vendor, {}).setdefault((x, y), []).append(name)
+    return dict(sorted(found.items()))

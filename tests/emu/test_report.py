@@ -171,6 +171,26 @@ def test_series_differ_by_more_than_their_hue() -> None:
     assert first == second
 
 
+def test_names_hide_neither_one_another_nor_points() -> None:
+    close = Series(
+        label="near", x=(1.0, 1.02, 1.04, 5.0), y=(1.0, 1.02, 1.0, 9.0), style="points",
+        names=("tpu-v5e", "tpu-v5p", "tpu-v6e", "h100"),
+    )  # fmt: skip
+    line = Series(label="a line", x=(1, 5), y=(2, 3))
+    panel = Panel(title="", x_label="", y_label="", series=(line, close), log_x=True, log_y=True)
+    canvas = drawn(Figure(name="map", title="Map", panels=(panel,), scale=1.5))
+    canvas.draw_without_rendering()
+    (axes,) = canvas.axes
+    assert [one.get_text() for one in axes.texts] == list(close.names)
+    boxes = [one.get_window_extent() for one in axes.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    places = axes.transData.transform(list(zip(close.x, close.y, strict=True)))
+    assert not any(box.contains(*place) for box in boxes for place in places)
+    for box, place in zip(boxes, places, strict=True):  # and each is beside its own point
+        assert abs(box.x0 - place[0]) < 60
+        assert abs(box.y0 - place[1]) < 60
+
+
 def test_the_files_are_the_page_and_the_figures() -> None:
     written = files(REPORT)
     assert list(written) == ["cliff.png", "report.html"]

@@ -46,8 +46,19 @@ def test_the_map_of_residency(tmp_path):
     assert far == sorted(far, reverse=True)
     assert len(set(near)) == 1  # all on chip: off-chip bandwidth does not matter
     assert near[0] < far[-1]
-    labels = [series.label for series in report.figures[0].panels[0].series]
-    assert "Nvidia" in labels
+    (figure,) = report.figures
+    named = {series.label: series.names for series in figure.panels[0].series if series.names}
+    assert "b200, gb200, b300, gb300" in named["Nvidia"]  # which stand at one place
+    shown = {name for names in named.values() for some in names for name in some.split(", ")}
+    _, beyond = figure.note.rstrip(".").split("Beyond the axes: ")
+    assert "wse-3" in beyond.split(", ")
+    assert shown.isdisjoint(beyond.split(", "))
+    both = {
+        name
+        for name in emu.chips()
+        if name != "host" and len({m.placement for m in emu.chip(name).memories}) == 2
+    }
+    assert shown | set(beyond.split(", ")) == both
     _, again = run(residency(), tmp_path)
     assert again == 2  # nothing is predicted twice
 
