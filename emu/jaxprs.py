@@ -237,6 +237,15 @@ def scan_split(params: Mapping[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
+def bind(equation: Equation, inputs: Sequence[Any]) -> Sequence[Any]:
+    """What the equation gives for these inputs, in the trace at hand."""
+    found = equation.primitive.get_bind_params(equation.params)
+    functions, params = found if isinstance(found, tuple) else ((), found)  # by JAX's version
+    with equation.ctx.manager:
+        outs = equation.primitive.bind(*functions, *inputs, **params)
+    return outs if equation.primitive.multiple_results else [outs]
+
+
 class WithoutConstants(NamedTuple):
     """A function's program with its constants apart, so that those alike otherwise are found."""
 
@@ -286,10 +295,7 @@ def without_constants(fn: Callable[..., Any], *args: Any) -> WithoutConstants:
             return next(literals) if _is_float(atom) else atom.val
 
         for equation in jaxpr.eqns:
-            found = equation.primitive.get_bind_params(equation.params)
-            functions, params = found if isinstance(found, tuple) else ((), found)
-            made = equation.primitive.bind(*functions, *map(value, equation.invars), **params)
-            made = made if equation.primitive.multiple_results else [made]
+            made = bind(equation, [value(atom) for atom in equation.invars])
             values |= dict(zip(equation.outvars, made, strict=True))
         return value(jaxpr.outvars[0])
 

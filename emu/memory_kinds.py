@@ -1,9 +1,10 @@
 """Off-chip by memory kind: the weights lie in another memory of JAX's, and each step fetches them.
 
 The off-chip leaves are kept in the runtime's `pinned_host` memory and copied to `device` memory
-inside the jitted step, where XLA may overlap the copy with what is computed meanwhile. On a GPU or
-TPU that is the link to the host. A CPU backend has these kinds too, but they are the same memory
-and XLA drops the copy: there the path can be tested, and the two placements take the same time.
+inside the jitted step: layers that the function scans over a layer ahead (`emu.prefetch`), any
+other where XLA likes. On a GPU or TPU that is the link to the host. A CPU backend has these kinds
+too, but they are the same memory and XLA drops the copy: there the path can be tested, and the two
+placements take the same time.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from emu import prefetch
 from emu.errors import EmuError
 
 
@@ -32,12 +34,22 @@ def stored(leaves: Sequence[jax.Array], kinds: Sequence[str]) -> list[jax.Array]
     return put
 
 
-def fetched(leaves: Sequence[jax.Array], kinds: Sequence[str]) -> list[jax.Array]:
-    """The leaves in the device's memory, within a jitted program: those elsewhere are copied."""
-    return [
-        jax.device_put(leaf, jax.memory.Space.Device) if kind != "device" else leaf
-        for leaf, kind in zip(leaves, kinds, strict=True)
-    ]
+def fetching_inside(
+    fn: Callable[..., Any],
+    rebuild: Callable[[Sequence[Any]], Any],
+    kinds: Sequence[str],
+    argnum: int,
+) -> Callable[..., Any]:
+    """`(leaves, *args, **kwargs) -> fn(…)` for use in a jitted program, with the copies inside."""
+    far = [kind != "device" for kind in kinds]
+
+    def call(leaves: Sequence[jax.Array], *args: Any, **kwargs: Any) -> Any:
+        def on_device(leaves: Sequence[Any]) -> Any:
+            return fn(*args[:argnum], rebuild(leaves), *args[argnum:], **kwargs)
+
+        return prefetch.call(on_device, leaves, far)
+
+    return call
 
 
 def fetching(
@@ -53,6 +65,7 @@ def fetching(
     constants of the program, and must be hashable.
     """
     programs: dict[Any, Callable[..., Any]] = {}
+    inside = fetching_inside(fn, rebuild, kinds, argnum)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         fixed = {at: arg for at, arg in enumerate(args) if not _has_arrays(arg)}
@@ -74,8 +87,7 @@ def fetching(
         def step(weights: list[jax.Array], *moving: Any, **moving_named: Any) -> Any:
             rest = iter(moving)
             every = [fixed[at] if at in fixed else next(rest) for at in range(len(args))]
-            every.insert(argnum, rebuild(fetched(weights, kinds)))
-            return fn(*every, **named, **moving_named)
+            return inside(weights, *every, **named, **moving_named)
 
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in held]
         with_weights = [*args[:argnum], rebuild(shapes), *args[argnum:]]

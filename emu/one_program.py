@@ -16,7 +16,6 @@ def steps_in_one(
     fn: Callable[..., Any],
     trees: Sequence[Any],
     steps: int,
-    fetch: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[Any, jax.Array], tuple[jax.Array, Any]]:
     """`(carry, x) -> (x, carry)`, which calls `fn(weights, carry, x) -> (x', carry)` so often.
 
@@ -24,7 +23,6 @@ def steps_in_one(
       fn: x' has x's shape and dtype, as of a decode step's layers.
       trees: of weights; each step takes the next.
       steps: how many.
-      fetch: what brings a tree to the device within the program.
 
     The carry is donated.
     """
@@ -33,7 +31,7 @@ def steps_in_one(
     def program(trees: Sequence[Any], zero: jax.Array, carry: Any, x: jax.Array) -> Any:
         given = x
         for step in range(steps):
-            out, carry = fn(fetch(trees[step % len(trees)]), carry, x)
+            out, carry = fn(trees[step % len(trees)], carry, x)
             x = given + zero.astype(out.dtype) * out
         return x, carry
 

@@ -103,12 +103,11 @@ def realize(
         def rebuild(leaves: Sequence[Any]) -> Any:
             return jax.tree.unflatten(structure, leaves)
 
-        def fetch(leaves: Sequence[Any]) -> Any:
-            return rebuild(memory_kinds.fetched(leaves, memories))
-
         return Realized(
             call=memory_kinds.fetching(fn, rebuild, held, memories, argnum),
-            in_one=functools.partial(steps_in_one, fn, [held], fetch=fetch),
+            in_one=functools.partial(
+                steps_in_one, memory_kinds.fetching_inside(fn, rebuild, memories, argnum), [held]
+            ),
             mechanism=mechanism,
             memories=(near.name, far.name),
             copies=1,

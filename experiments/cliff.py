@@ -39,6 +39,7 @@ from models.cache import KVCache, new_cache
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.config import DecoderConfig
 from models.named import resolve
+from models.stacking import stack_layers
 from models.steps import layer_step, shapes
 from models.weights import DTYPES, load_weights
 
@@ -47,6 +48,8 @@ NAME = "residency_cliff"
 BURST_S = 5e-3  # short steps are timed several at once, or calling them would be most of the time
 IN_ONE_S = 2e-3  # of steps in one program: many times what calling it takes, and soon compiled
 MOST_STEPS = 32
+
+_WHOLE = ("on-chip", "off-chip")  # placements that split no stacked leaf
 
 REST = "the rest of a step"
 THIN = 8  # width of the layers that it is measured on
@@ -63,6 +66,7 @@ class Settings:
     placements: tuple[str, ...] = ("on-chip", "off-chip")
     rules: Rules = ()
     pair: str = "found"
+    stacked: bool = False
     context: int = 32
     rounds: int = 3
     samples: int = 30
@@ -73,6 +77,7 @@ class Settings:
         object.__setattr__(self, "pair", placements.found_pair(self.pair, in_one_kernel=True))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
+        _check_stacked(self)
         for name in ("context", "rounds", "samples"):
             if getattr(self, name) < 1:
                 raise ExperimentError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -89,6 +94,21 @@ class Measurement:
     size: Size
     placement: str
     key: str
+
+
+def _check_stacked(settings: Settings) -> None:
+    if not settings.stacked:
+        return
+    if settings.pair == persistent.PAIR:
+        raise ExperimentError(
+            f"pair {persistent.PAIR!r} holds layers one by one: set config.stacked to False"
+        )
+    whole = [name for name in settings.placements if name not in _WHOLE]
+    if whole:
+        raise ExperimentError(
+            f"placement {whole[0]!r} would split stacked layers: with config.stacked place them "
+            f"{' and '.join(_WHOLE)}"
+        )
 
 
 def check_dtypes(dtypes: Sequence[str]) -> None:
@@ -115,7 +135,7 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
         "context": settings.context,
         "rounds": settings.rounds,
         "samples": settings.samples,
-    }
+    } | ({"stacked": True} if settings.stacked else {})
     return tuple(
         Measurement(
             dtype=dtype,
@@ -234,9 +254,11 @@ def _measure(
     step = _step(config)  # one program for all placements
     in_kernel = settings.pair == persistent.PAIR
     steps = persistent.STEPS if in_kernel else 1
-    cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+    reads = read_bytes(weights)
+    weights = _held(settings, config, weights)
+    cache = _cache(settings, config)
     work = cliff_prediction.traced(step, weights, cache, hidden)
-    step_s = sum(far.seconds(n, group[0].dtype) for n in read_bytes(weights))
+    step_s = sum(far.seconds(n, group[0].dtype) for n in reads)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -258,7 +280,7 @@ def _measure(
             "predicted_s": float(predicted.seconds),
             "predicted_breakdown_s": {k: float(v) for k, v in predicted.breakdown.items()},
         }
-        cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+        cache = _cache(settings, config)
         calls[m.placement] = _stepping(call, cache, hidden)
         if settings.device_means or jax.default_backend() != "cpu":
             steps_in_one = max(realized.copies, _burst(step_s, IN_ONE_S))
@@ -267,7 +289,7 @@ def _measure(
             )
     # Once for a size, since all its rows are predicted from it.
     facts[group[0].placement]["host"] = cliff_prediction.host_facts(chip, group[0].dtype, steps)
-    calls[REST] = _rest(config, group[0].dtype, settings.context, chip if in_kernel else None)
+    calls[REST] = _rest(settings, config, group[0].dtype, chip if in_kernel else None)
     burst = 1 if in_kernel else _burst(step_s, BURST_S)
     latencies = by_turns(
         calls, rounds=settings.rounds, samples=settings.samples, burst=burst, steps=steps
@@ -280,8 +302,8 @@ def _measure(
             "layers": m.size.layers,
             "layer_count": m.size.count,
             **facts[m.placement],
-            "host_on_chip_s": rest_s + sum(near.seconds(n, m.dtype) for n in read_bytes(weights)),
-            "host_off_chip_s": rest_s + sum(far.seconds(n, m.dtype) for n in read_bytes(weights)),
+            "host_on_chip_s": rest_s + sum(near.seconds(n, m.dtype) for n in reads),
+            "host_off_chip_s": rest_s + sum(far.seconds(n, m.dtype) for n in reads),
             "rest_s": rest_s,
             "steps_per_sample": burst * steps,
             "latency": dataclasses.asdict(latencies[m.placement]),
@@ -312,7 +334,7 @@ def _formed(
 
 
 def _rest(
-    config: DecoderConfig, dtype: str, context: int, scratchpad: emu.Chip | None
+    settings: Settings, config: DecoderConfig, dtype: str, scratchpad: emu.Chip | None
 ) -> Callable[[], Any]:
     """The same layers with next to no weights: norms, attention, and calling all of it.
 
@@ -325,7 +347,8 @@ def _rest(
             lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes(thin, dtype)["layers"]
         )
     }
-    cache = _nearly_full(new_cache(thin, batch=1, length=context))
+    weights = _held(settings, thin, weights)
+    cache = _cache(settings, thin)
     step: Callable[..., Any] = functools.partial(_step(thin), weights)
     if scratchpad is not None:
         work = emu.Work(leaves=emu.leaves_of(weights))
@@ -350,7 +373,7 @@ def _device_mean_s(
 
     def seconds(steps: int) -> float:
         program = realized.steps_in_one(steps)
-        cache = _nearly_full(new_cache(config, batch=1, length=settings.context))
+        cache = _cache(settings, config)
         latency = emu.measure(
             lambda cache: program(cache, hidden)[1], carry=cache, samples=settings.samples, warmup=2
         )
@@ -365,6 +388,17 @@ def _device_mean_s(
 def _burst(step_s: float, seconds: float) -> int:
     """How many steps take so long, if one takes `step_s`."""
     return min(max(round(seconds / step_s), 1), MOST_STEPS)
+
+
+def _held(settings: Settings, config: DecoderConfig, weights: dict[str, Any]) -> dict[str, Any]:
+    """The layers as they are stored: one by one, or each kind of leaf stacked."""
+    return stack_layers(config, weights) if settings.stacked else weights
+
+
+def _cache(settings: Settings, config: DecoderConfig) -> KVCache:
+    return _nearly_full(
+        new_cache(config, batch=1, length=settings.context, scanned=settings.stacked)
+    )
 
 
 def _nearly_full(cache: KVCache) -> KVCache:

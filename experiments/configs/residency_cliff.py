@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.placements = ("on-chip", "off-chip", "attention-on-chip", "half-on-chip")
     config.rules = ()  # (pattern, memory) pairs: what the placement "rules" means
     config.pair = "found"  # rotation (cache, memory); TPU: persistent-kernel (vmem, hbm)
+    config.stacked = False  # layers scanned over: from pinned_host each is fetched under the last
     config.context = 32  # slots in the KV cache
     config.rounds = 5  # the placements take turns, so that drift favours none
     config.samples = 40  # decode steps per placement and round

@@ -4,6 +4,7 @@ Lowering is as far as one gets without the device: what XLA makes of the module 
 copy runs beside the products, say) is not checked by it.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -92,6 +93,26 @@ def test_from_the_hosts_memory_each_weight_is_copied_once_a_step(platform):
     arguments = re.search(r"@main\((.*?)\) ->", text, re.S)[1]
     assert arguments.count('mhlo.memory_kind = "pinned_host"') == leaves
     assert called_out(text) == {"annotate_device_placement": 3 * leaves}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_stacked_layers_are_sliced_where_they_lie_within_the_loop(platform):
+    config = dataclasses.replace(CONFIG, layers=7)
+    tree = {"layers": shapes(config, scanned=True)["layers"]}
+    tree = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), tree)
+    work = emu.Work(leaves=emu.leaves_of(tree))
+    placement = emu.place(work, machine(10**9, "memory-kind"), "off-chip")
+    program = emu.realize(cliff._step(config), placement, tree).steps_in_one(1)
+    cache = new_cache(config, batch=1, length=32, scanned=True)
+    hidden = jnp.zeros((1, 1, config.width))
+    text = module(platform, program.func, *program.args, cache, hidden)
+    leaves = len(jax.tree.leaves(tree))
+    arguments = re.search(r"@main\((.*?)\) ->", text, re.S)[1]
+    assert arguments.count('mhlo.memory_kind = "pinned_host"') == leaves
+    # The first layer before the loop, and the one that a turn fetches for the next.
+    assert called_out(text) == {"annotate_device_placement": 2 * leaves}
+    copies = re.findall(r"@annotate_device_placement\(%\w+\) .*: \(tensor<(\d+)x", text)
+    assert config.layers not in map(int, copies)  # none is of a whole stack
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -34,6 +34,10 @@ def test_sizes_are_checked() -> None:
             cliff.Settings(model="m", **{name: 0})
     with pytest.raises(ExperimentError, match="named twice"):
         cliff.Settings(model="m", layers=(1, 1))
+    with pytest.raises(ExperimentError, match="'half-on-chip' would split stacked layers"):
+        cliff.Settings(model="m", stacked=True, placements=("off-chip", "half-on-chip"))
+    with pytest.raises(ExperimentError, match="holds layers one by one"):
+        cliff.Settings(model="m", stacked=True, pair="persistent-kernel")
     with pytest.raises(ExperimentError, match="max_tokens must be at least 2, not 1"):
         decode_latency.Settings(model="m", max_tokens=1)
 
