@@ -5,6 +5,7 @@ many times as fast), `samples`, and where a ratio was measured over rounds its s
 rounds others disturbed. Flags: `--rounds`, `--texts`, `--only` (groups, of `GROUPS`).
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,8 +46,19 @@ MODEL = "smollm2-135m-instruct"
 Row = dict[str, Any]
 
 
-def decode_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator[Row]:
+@functools.cache
+def _checkpoint() -> Checkpoint:
+    return open_checkpoint(named.resolve(MODEL))
+
+
+@functools.cache
+def _weights() -> dict[str, Weights]:
+    return {dtype: load_weights(_checkpoint(), dtype) for dtype in DTYPES}
+
+
+def decode_rows() -> Iterator[Row]:
     """Tokens per second of every dtype, against the read limit, float32, and llama.cpp."""
+    checkpoint, weights = _checkpoint(), _weights()
     prompt = checkpoint.tokenizer.encode(humaneval.tasks(1)[0].prompt)
     contestants = [
         decoding.decoder(dtype, checkpoint.config, w, prompt) for dtype, w in weights.items()
@@ -69,13 +81,14 @@ def decode_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator
         yield _speed(outcome, f"decode_{dtype}_vs_llamacpp", dtype, f"llama.cpp {kind}")
 
 
-def residency_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
+def residency_rows() -> Iterator[Row]:
     """On chip against off chip, against `emu.host()`, and mixed against its parts."""
     yield from residency.rows(residency.measured(MODEL, DTYPES))
 
 
-def precision_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Iterator[Row]:
+def precision_rows() -> Iterator[Row]:
     """Top-1 agreement with float32 over HumanEval prompts with their canonical solutions."""
+    checkpoint, weights = _checkpoint(), _weights()
     texts = [
         checkpoint.tokenizer.encode(t.prompt + t.solution) for t in humaneval.tasks(TEXTS.value)
     ]
@@ -90,26 +103,6 @@ def precision_rows(checkpoint: Checkpoint, weights: dict[str, Weights]) -> Itera
             "ratio": share,
             "samples": tokens,
         }
-
-
-def tracing_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
-    """How long predictions take, against what users were promised."""
-    yield from tracing.rows()
-
-
-def design_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
-    """Points of a design space a second."""
-    yield from design.rows()
-
-
-def design_large_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
-    """A hundred million points on disk, by a process that is killed and started again."""
-    yield from design.large()
-
-
-def serving_rows(_: Checkpoint, __: dict[str, Weights]) -> Iterator[Row]:
-    """How long a day of traffic takes to simulate."""
-    yield from serving.rows()
 
 
 def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | None = None) -> Row:
@@ -135,14 +128,14 @@ def _speed(outcome: Outcome, name: str, ours: str, against: str, size: int | Non
     }
 
 
-GROUPS: dict[str, Callable[[Checkpoint, dict[str, Weights]], Iterator[Row]]] = {
+GROUPS: dict[str, Callable[[], Iterator[Row]]] = {
     "decode": decode_rows,
     "residency": residency_rows,
     "precision": precision_rows,
-    "tracing": tracing_rows,
-    "design": design_rows,
-    "design-large": design_large_rows,
-    "serving": serving_rows,
+    "tracing": tracing.rows,
+    "design": design.rows,
+    "design-large": design.large,
+    "serving": serving.rows,
 }
 
 
@@ -151,12 +144,10 @@ def main() -> None:
     for group in ONLY.value:
         if group not in GROUPS:
             raise ExperimentError(f"--only={group}: the groups are {', '.join(GROUPS)}")
-    checkpoint = open_checkpoint(named.resolve(MODEL))
-    weights = {dtype: load_weights(checkpoint, dtype) for dtype in DTYPES}
     for group, rows in GROUPS.items():
         if ONLY.value and group not in ONLY.value:
             continue
-        for row in rows(checkpoint, weights):
+        for row in rows():
             print(json.dumps(row), flush=True)
 
 
