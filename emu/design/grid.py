@@ -1,7 +1,7 @@
 """What a sweep goes over: works by batch and context, and systems by their numbers."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import jax
@@ -34,13 +34,18 @@ class WorkGrid:
     def __post_init__(self) -> None:
         for name in ("batch", "context"):
             given = getattr(self, name)
-            whole = all(isinstance(value, int | np.integer) for value in given)
+            several = isinstance(given, Iterable)
+            whole = several and all(isinstance(value, int | np.integer) for value in given)
             values = [int(value) for value in given] if whole else []
             if not values or values != sorted(set(values)):
-                raise EmuError(f"design: {name} must be rising whole numbers, not {list(given)}")
+                said = list(given) if several else given
+                raise EmuError(f"design: {name} must be rising whole numbers, not {said}")
             object.__setattr__(self, name, tuple(values))
-        if empty := [name for name, values in self.shapes.items() if not len(values)]:
-            raise EmuError(f"design: shapes: {empty[0]!r} has no values")
+        for name, of_shape in self.shapes.items():
+            if isinstance(of_shape, str) or not isinstance(of_shape, Sized):
+                raise EmuError(f"design: shapes: {name!r} is a list of values, not {of_shape!r}")
+            if not len(of_shape):
+                raise EmuError(f"design: shapes: {name!r} has no values")
         if self.batch[0] < 1 or self.context[0] < 0:
             raise EmuError("design: batches are at least 1 and contexts at least 0")
 
@@ -66,7 +71,7 @@ class SystemGrid:
     name: str = ""  # in tables; default: the chip's, with how many and how it is split
 
     def __post_init__(self) -> None:
-        numbers = {key: np.asarray(value, np.float64) for key, value in self.numbers.items()}
+        numbers = {key: _floats(key, value) for key, value in self.numbers.items()}
         known = dict(numbers_of(self.system))
         for key, values in numbers.items():
             if key not in known:
@@ -86,9 +91,16 @@ class SystemGrid:
     @classmethod
     def product(cls, system: System, axes: Mapping[str, Array], name: str = "") -> "SystemGrid":
         """Every combination of the axes' values, the last axis going round first."""
-        made = np.meshgrid(*[np.asarray(a, np.float64) for a in axes.values()], indexing="ij")
+        made = np.meshgrid(*[_floats(key, a) for key, a in axes.items()], indexing="ij")
         numbers = {key: values.ravel() for key, values in zip(axes, made, strict=True)}
         return cls(system=system, numbers=numbers, name=name)
+
+    def check(self) -> None:
+        """Raises EmuError where a value is none that a chip or a stack may have (a share of 2)."""
+        for of in (np.min, np.max):
+            check_numbers(
+                with_numbers(self.system, {k: float(of(v)) for k, v in self.numbers.items()})
+            )
 
     def __len__(self) -> int:
         return next((values.size for values in self.numbers.values()), 1)
@@ -145,6 +157,23 @@ def with_numbers(system: System, numbers: Mapping[str, Any]) -> System:
         for name, (_, node) in zip(names, found, strict=True)
     ]
     return jax.tree_util.tree_unflatten(structure, new)  # type: ignore[no-any-return]
+
+
+def check_numbers(system: System) -> None:
+    """Raises EmuError where a number is none that its chip or its stack may have.
+
+    `with_numbers` leaves that open, since traced numbers are known to nobody.
+    """
+    chip = system.chip
+    for part in (*chip.memories, *chip.links, chip, system.software):
+        dataclasses.replace(part)  # type: ignore[type-var]  # each checks itself when it is made
+
+
+def _floats(name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise EmuError(f"design: {name!r} has values that are no numbers: {values!r}") from error
 
 
 def _is_sourced(node: Any) -> bool:

@@ -12,7 +12,7 @@ meets everything is the answer, and the exact clock checks it.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ from emu.chip_names import chip, chips
 from emu.chips import Chip
 from emu.design.counts import Array
 from emu.design.family import is_capacity
-from emu.design.grid import numbers_of, with_numbers
-from emu.design.target import Clocked, Target, exact, needed_bytes, usable_bytes
+from emu.design.grid import check_numbers, numbers_of, with_numbers
+from emu.design.target import Clocked, Target, exact, is_number, needed_bytes, usable_bytes
 from emu.errors import EmuError
 from emu.placement import Placement
 from emu.rules import nearest
@@ -99,6 +99,8 @@ def solve(
       EmuError: no such number, bounds that are none, a target that no numbers within the bounds
         meet (it says what they do), tensors that fit nowhere within them.
     """
+    if isinstance(free, str):
+        raise EmuError(f"design: free is a list, such as [{free!r}]")
     free = tuple(free)
     _check(target, free, bounds)
     _check_cost(target, free, bounds, cost)
@@ -289,11 +291,16 @@ def _check(target: Target, free: tuple[str, ...], bounds: Bounds) -> None:
             raise EmuError(f"design: a system has no number {name!r}{nearest(name, known)}")
         if name not in bounds:
             raise EmuError(f"design: {name} is free and has no bounds")
-        if not (isinstance(bounds[name], tuple | list) and len(bounds[name]) == 2):
-            raise EmuError(f"design: bounds of {name} are (least, most), not {bounds[name]}")
-        low, high = bounds[name]
+        pair = bounds[name]
+        if not (isinstance(pair, Iterable) and len(ends := list(pair)) == 2):
+            raise EmuError(f"design: bounds of {name} are (least, most), not {pair}")
+        if not all(map(is_number, ends)):
+            raise EmuError(f"design: bounds of {name} are two numbers, not {pair}")
+        low, high = ends
         if not 0 < low < high < math.inf:
             raise EmuError(f"design: bounds of {name} must rise from above 0, not {low} to {high}")
+        for end in (low, high):
+            check_numbers(with_numbers(target.system, {name: float(end)}))
     if unknown := sorted(set(bounds) - set(free)):
         raise EmuError(
             f"design: {unknown[0]} has bounds and is not free{nearest(unknown[0], free)}"
@@ -305,15 +312,23 @@ def _check_cost(target: Target, free: tuple[str, ...], bounds: Bounds, cost: Cos
     for end in (0, 1):
         try:
             price = float(cost(with_numbers(target.system, {n: bounds[n][end] for n in free})))
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise EmuError(f"design: cost cannot be told of a system ({error})") from error
         if not 0 < price < math.inf:
             raise EmuError(f"design: a cost must be above 0 and finite, not {price:g}")
+    try:
+        jax.eval_shape(lambda at: cost(with_numbers(target.system, at)), dict.fromkeys(free, 1.0))
+    except TypeError as error:  # as all of JAX's errors of what it cannot trace are
+        raise EmuError(
+            "design: cost must be made of what JAX can trace: arithmetic and jax.numpy, no `if` "
+            "and no `math` on the system's numbers"
+        ) from error
 
 
 def _check_starts(starts: Mapping[str, Mapping[str, float]], free: tuple[str, ...]) -> None:
     for name, numbers in starts.items():
-        if set(numbers) != set(free) or not all(value > 0 for value in numbers.values()):
+        given = numbers if isinstance(numbers, Mapping) else {}
+        if set(given) != set(free) or not all(is_number(v) and v > 0 for v in given.values()):
             raise EmuError(
                 f"design: start {name!r} needs a number above 0 for each of {', '.join(free)}"
             )

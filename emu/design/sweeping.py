@@ -118,12 +118,23 @@ def _checked(
     """Placements by name, and grids. Raises EmuError for what is none."""
     if isinstance(placements, str) or isinstance(systems, System | SystemGrid):
         raise EmuError("design: systems and placements are lists, of one thing too")
+    if not isinstance(works, WorkGrid):
+        raise EmuError(f"design: works must be a WorkGrid, not of {type(works).__name__}")
+    systems = list(systems)
+    if wrong := [s for s in systems if not isinstance(s, System | SystemGrid)]:
+        raise EmuError(
+            f"design: systems are of emu.System or SystemGrid, not of {type(wrong[0]).__name__}"
+        )
+    if not isinstance(placements, Mapping) and any(not isinstance(p, str) for p in placements):
+        raise EmuError("design: rules need a name for the table: placements={'mine': rules}")
     named: dict[str, Rules] = (
         dict(placements) if isinstance(placements, Mapping) else {p: p for p in placements}
     )
     grids = [s if isinstance(s, SystemGrid) else SystemGrid(system=s) for s in systems]
     if not grids or not named:
         raise EmuError("design: a sweep needs a system and a placement at least")
+    for grid in grids:
+        grid.check()
     names = [grid.name for grid in grids]
     if twice := [name for name in names if names.count(name) > 1]:
         raise EmuError(f"design: two systems are called {twice[0]!r}: give a SystemGrid(name=…)")
@@ -168,9 +179,10 @@ class Remembered:
                 )
             key = (batch // replicas, context)
             if key not in self.traced:
-                self.traced[key] = self.works.work(
-                    batch=key[0], context=context, **dict(self.shape)
-                )
+                work = self.works.work(batch=key[0], context=context, **dict(self.shape))
+                if not isinstance(work, Work):
+                    raise EmuError(f"design: WorkGrid.work must give an emu.Work, not {work!r}")
+                self.traced[key] = work
             return self.traced[key]
 
         return work_at

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -33,8 +34,12 @@ class Target:
     activations: str | None = None  # the memory for activations; None: as `emu.place` chooses
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.seconds, int | float) and 0 < self.seconds < math.inf):
+        for name, kind in (("work", Work), ("system", System)):
+            if not isinstance(getattr(self, name), kind):
+                raise EmuError(f"design: a target's {name} must be an emu.{kind.__name__}")
+        if not (is_number(self.seconds) and 0 < self.seconds < math.inf):
             raise EmuError(f"design: a target is a number of seconds above 0, not {self.seconds}")
+        object.__setattr__(self, "seconds", float(self.seconds))
         if self.rules == "fit":
             raise EmuError(
                 "design: with 'fit' weights move as capacities do, and the step jumps: give rules, "
@@ -44,6 +49,11 @@ class Target:
     def placed(self, roomy: System) -> Placement:
         """The placement, on a system with as much capacity as may be asked for."""
         return place(self.work, roomy, self.rules, True, self.activations)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, Python's or NumPy's."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def needed_bytes(work: Work, placement: Placement) -> tuple[float, ...]:

@@ -1,3 +1,5 @@
+import math
+
 import chex
 import jax
 import numpy as np
@@ -134,6 +136,19 @@ WRONG = [
     ({"seconds": 1e-9}, {}, "a step takes .* at least"),
     ({}, {"free": ["chip/hmb/bandwidth_bytes_per_s"]}, "no number 'chip/hmb"),
     ({}, {"free": []}, "at least one number"),
+    ({}, {"free": BANDWIDTH}, "free is a list"),
+    ({"work": None}, {}, "work must be an emu.Work"),
+    ({"seconds": True}, {}, "seconds above 0"),
+    ({}, {"bounds": {BANDWIDTH: ("a", "b")}}, "are two numbers"),
+    ({}, {"cost": lambda of: math.sqrt(bandwidth(of))}, "what JAX can trace"),
+    ({}, {"cost": lambda of: 1 / 0}, "cannot be told of a system .division by zero"),
+    ({}, {"starts": {"mine": 3.0}}, "start 'mine' needs a number"),
+    ({}, {"starts": {"mine": {BANDWIDTH: "fast"}}}, "start 'mine' needs a number"),
+    (
+        {},
+        {"free": ["stack/off_chip_share"], "bounds": {"stack/off_chip_share": (0.1, 3.0)}},
+        "off_chip_share is a share above 0 and up to 1, not 3.0",
+    ),
     ({}, {"free": [BANDWIDTH, BANDWIDTH]}, "each once"),
     ({}, {"bounds": {}}, "has no bounds"),
     ({}, {"bounds": {BANDWIDTH: 1e8}}, "are .least, most."),

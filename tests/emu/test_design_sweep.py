@@ -270,6 +270,8 @@ WRONG = [
     ({"context": (1.5,)}, "context must be rising"),
     ({"batch": (0, 1)}, "at least 1"),
     ({"batch": ("a",)}, "batch must be rising"),
+    ({"batch": 4}, "batch must be rising"),
+    ({"dtype": "bfloat16"}, "'dtype' is a list of values, not 'bfloat16'"),
 ]
 
 
@@ -313,6 +315,26 @@ def test_numbers_that_are_none():
             ["off-chip"],
             progress=False,
         )
+
+
+def test_what_is_no_grid():
+    system = emu.System(emu.chip("h100"), stack="vllm-0.19")
+    bandwidth = "chip/hbm/bandwidth_bytes_per_s"
+    with pytest.raises(emu.EmuError, match="has values that are no numbers"):
+        SystemGrid(system=system, numbers={bandwidth: ["fast"]})
+    with pytest.raises(emu.EmuError, match="has values that are no numbers"):
+        SystemGrid.product(system, {bandwidth: [[1e12], [1e12, 2e12]]})
+    twice = SystemGrid(system=system, numbers={"stack/off_chip_share": [0.5, 2.0]})
+    of_none = WorkGrid(work=lambda batch, context: None, batch=(1,), context=(1,))
+    for works, systems, placements, message in (
+        (None, [system], ["off-chip"], "works must be a WorkGrid"),
+        (toy_grid(), [system.chip], ["off-chip"], "not of Chip"),
+        (toy_grid(), [twice], ["off-chip"], "off_chip_share is a share above 0 and up to 1"),
+        (toy_grid(), [system], [emu.Rule("**", "hbm")], "rules need a name"),
+        (of_none, [system], ["off-chip"], "must give an emu.Work, not None"),
+    ):
+        with pytest.raises(emu.EmuError, match=message):
+            sweep(works, systems, placements, progress=False)
 
 
 def test_threads_do_not_change_the_callers_flags():
