@@ -19,7 +19,7 @@ from emu.design import sweep
 from experiments.costs import Costs
 from experiments.deployment import Served
 from experiments.design.splits import degrees, shared_evenly, systems
-from experiments.design.stepped import decode_grid, rows_of
+from experiments.design.stepped import check_steps, decode_grid, rows_of
 from experiments.errors import ExperimentError
 from experiments.placing import rules_of
 from experiments.results import Results
@@ -47,8 +47,15 @@ class Settings:
     executor: str  # threads, or ray
 
     def __post_init__(self) -> None:
-        if not self.models or not self.batch:
-            raise ExperimentError("models and batch each need one entry at least")
+        if not self.models:
+            raise ExperimentError("models needs one entry at least")
+        check_steps(self.batch, self.context)
+        if len(set(self.chips)) < len(self.chips) or "host" in self.chips:
+            raise ExperimentError(f"chips are of the catalogue, each once, not {self.chips}")
+        for name in (*self.chips, *self.stacks, *self.usd_per_chip_hour):
+            emu.chip(name)  # an unknown one is an error, and not a row that says so
+        for name in (self.stack, *self.stacks.values()):
+            emu.stack(name)
         if list(self.users) != sorted(set(self.users)) or min(self.users, default=1) <= 0:
             raise ExperimentError(f"users must be rising numbers above 0, not {self.users}")
         if wrong := [c for c, usd in self.usd_per_chip_hour.items() if usd <= 0]:

@@ -16,7 +16,7 @@ import emu
 from emu.design import SystemGrid, sweep
 from emu.report import Figure, Panel, Report, Series, Table
 from experiments.deployment import Served
-from experiments.design.stepped import decode_grid, rows_of
+from experiments.design.stepped import check_steps, decode_grid, rows_of
 from experiments.errors import ExperimentError
 from experiments.results import Results, Row
 
@@ -47,6 +47,7 @@ class Settings:
                 raise ExperimentError(f"{name} must be rising numbers above 0, not {values}")
         if self.on_chip_bandwidth_tb_per_s <= 0:
             raise ExperimentError("on_chip_bandwidth_tb_per_s must be above 0")
+        check_steps((self.batch,), self.context)
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:

@@ -7,13 +7,22 @@ import emu
 from emu.design import WorkGrid
 from emu.design.executors import check_executor, in_ray
 from experiments.deployment import Served
+from experiments.errors import ExperimentError
 from experiments.predicted_rows import code
 from experiments.progress import progress
 from experiments.results import Results
 from experiments.rows import key, row, tell_redone
 from experiments.steps_traced import decode_work
 
-__all__ = ["decode_grid", "rows_of"]
+__all__ = ["check_steps", "decode_grid", "rows_of"]
+
+
+def check_steps(batch: tuple[int, ...], context: int) -> None:
+    """Raises ExperimentError where there are no such steps."""
+    if not batch or list(batch) != sorted(set(batch)) or batch[0] < 1:
+        raise ExperimentError(f"batch must be rising numbers of at least 1, not {batch}")
+    if context < 0:
+        raise ExperimentError(f"context must be at least 0 tokens, not {context}")
 
 
 def decode_grid(served: Served, batch: tuple[int, ...], context: tuple[int, ...]) -> WorkGrid:

@@ -6,18 +6,21 @@ a number costs is assumed: so many dollars a chip at its reference, and in propo
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import emu
-from emu.design import Target, numbers_of, solve
+from emu.chip_table import scaled
+from emu.design import Target, numbers_of, solve, with_numbers
 from emu.report import Figure, Panel, Report, Series, Table
 from experiments.deployment import Served
-from experiments.design.stepped import decode_grid, rows_of
+from experiments.design.stepped import check_steps, decode_grid, rows_of
 from experiments.errors import ExperimentError
 from experiments.results import Results, Row
 
 NAME = "what_would_it_take"
+_STEEPEST = 10.0  # power of a cost: beyond it nothing is told but that a number must not grow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,18 @@ class Free:
     reference: float
     usd: float  # at the reference
     power: float  # of value / reference, by which the cost grows
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf or not 0 < self.reference < math.inf:
+            raise ExperimentError(
+                f"free: {self.number} needs low and high that rise from above 0, and a reference "
+                f"above 0, not {self.low:g}, {self.high:g} and {self.reference:g}"
+            )
+        if self.usd < 0 or abs(self.power) > _STEEPEST:
+            raise ExperimentError(
+                f"free: {self.number} needs usd of at least 0 and a power from -{_STEEPEST:g} to "
+                f"{_STEEPEST:g}, not {self.usd:g} and {self.power:g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +67,24 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.models or not self.free or not self.tokens_per_s:
             raise ExperimentError("models, free and tokens_per_s each need one entry at least")
+        if min(self.tokens_per_s) <= 0 or self.fixed_usd < 0:
+            raise ExperimentError("tokens_per_s must be above 0, and fixed_usd at least 0")
+        named = [free.number for free in self.free.values()]
+        if twice := [number for number in named if named.count(number) > 1]:
+            raise ExperimentError(f"free: {twice[0]} is named twice")
+        check_steps((self.batch,), self.context)
+        with_numbers(self.system, {free.number: free.low for free in self.free.values()})
+
+    @property
+    def system(self) -> emu.System:
+        """What the chips are as they are."""
+        return emu.System(
+            emu.chip(self.chip),
+            chips=self.chips,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            stack=emu.stack(self.stack),
+        )
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:
@@ -78,13 +111,7 @@ def cost_usd(settings: Settings, system: emu.System) -> Any:
 
 def _solved(settings: Settings, one: Mapping[str, Any]) -> dict[str, Any]:
     served, speed = one["model"], one["tokens_per_s"]
-    system = emu.System(
-        emu.chip(settings.chip),
-        chips=settings.chips,
-        tensor=settings.tensor,
-        pipeline=settings.pipeline,
-        stack=emu.stack(settings.stack),
-    )
+    system = settings.system
     grid = decode_grid(served, (settings.batch,), (settings.context,))
     work = grid.work(batch=settings.batch, context=settings.context)
     found = solve(
@@ -135,7 +162,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
                 served.model,
                 f"{of['tokens_per_s']:,.0f}",
                 f"{of['usd']:,.0f}",
-                *(f"{of['numbers'][free.number]:.4g}" for free in settings.free.values()),
+                *(_said(f.number, of["numbers"][f.number]) for f in settings.free.values()),
                 strongest,
             )
         )
@@ -155,6 +182,8 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
             f"{settings.chips} chips like {settings.chip} (tensor {settings.tensor}, pipeline "
             f"{settings.pipeline}), batch {settings.batch}, {settings.context:,} tokens. "
             "What numbers cost is assumed: --config.free.….usd.",
+            "The search goes by a clock with rounded corners; the speeds told here are those of "
+            "the exact one.",
         ),
         figures=(
             Figure(
@@ -182,3 +211,10 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
             ),
         ),
     )
+
+
+def _said(number: str, value: float) -> str:
+    """The value of a number of this name, with its unit."""
+    ends = (("bytes_per_s", "B/s"), ("_bytes", "B"), ("_s", "s"), ("_w", "W"))
+    of_peak = "FLOP/s" if "peak_flops_per_s/" in number else ""
+    return scaled(value, next((unit for end, unit in ends if number.endswith(end)), of_peak))

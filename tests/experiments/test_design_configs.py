@@ -71,6 +71,7 @@ def test_what_it_would_take(tmp_path):
     report, _ = run(config, tmp_path)
     met, missed = report.tables[0].rows
     assert float(met[1].replace(",", "")) == pytest.approx(2000, rel=0.01)
+    assert [cell.split()[1] for cell in met[3:9]] == ["TB/s", "MB", "TB/s", "us", "us", "GB/s"]
     assert missed[1:3] == ("1,000,000,000", "-")
     assert "within these bounds a step takes" in report.answer[1]
     of = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["measured"]
@@ -118,6 +119,31 @@ def test_experts_go_to_replicas_where_that_is_better(tmp_path):
     best = {row[1]: row[2] for row in report.tables[-1].rows}  # the fastest for a user, by batch
     assert best["1"] == "8 chips: t8"
     assert best["256"] == "8 chips: d8 e8"
+
+
+WRONG = [
+    (residency_map, {"batch": 0}, "batch must be rising numbers of at least 1"),
+    (residency_map, {"lines_ms": (3.0, 2.0)}, "lines_ms must be rising numbers"),
+    (what_would_it_take, {"tokens_per_s": (0.0,)}, "tokens_per_s must be above 0"),
+    (what_would_it_take, {"pipeline": 3}, "the degrees must multiply to the chips"),
+    (what_would_it_take, {"free.capacity.number": "chip/sram/size"}, "no number 'chip/sram/size'"),
+    (what_would_it_take, {"free.capacity.low": 1e12}, "low and high that rise"),
+    (what_would_it_take, {"free.capacity.power": 1e6}, "a power from -10 to 10"),
+    (what_would_it_take, {"free.capacity.number": "chip/kernel_s"}, "is named twice"),
+    (pareto_coding, {"chips": ("h1000",)}, "there is no chip 'h1000'; the nearest is 'h100'"),
+    (pareto_coding, {"chips": ("h100", "h100")}, "each once"),
+    (pareto_coding, {"stacks.h100": "vllm"}, "there is no stack 'vllm'"),
+    (pareto_coding, {"batch": (2, 1)}, "batch must be rising"),
+    (pareto_coding, {"context": -1}, "context must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("module", "fields", "message"), WRONG)
+def test_a_wrong_config_is_refused_before_anything_is_written(module, fields, message):
+    config = module.get_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises((emu.EmuError, ExperimentError), match=message):
+        chosen(config)
 
 
 def test_an_executor_is_for_what_is_spread(tmp_path):
