@@ -22,7 +22,7 @@ topologies that cannot give every pair of a group its share at once.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from emu.chips import Chip, Link
 from emu.errors import EmuError
@@ -67,19 +67,28 @@ def _hops(topology: str, ports: int, group: int) -> int:
     }.get(topology, 1)
 
 
-def seconds(
+class Way(NamedTuple):
+    """How a group's ranks reach each other under some software; times in seconds."""
+
+    group: int
+    per_byte: Any  # of one rank
+    hop: Any
+    across: Any  # between the chips that are farthest apart
+    reduced_share: float  # of a layer's activations that an all-reduce takes; see the module
+    small_allreduce: Any | None  # of `_MEASURED_BYTES`, where measured
+    streamed: tuple[Any, Any] | None  # of large all-reduces: to start, and for each byte
+
+
+def way_of(
     chip: Chip,
-    kind: str,
     group: int,
-    sent_bytes: Any,
-    xp: Any = Scalars,
     *,
     per_chip: int = 1,
     share: Any = 1.0,
     as_measured: bool = False,
     two_dimensional: bool = False,
-) -> Any:
-    """Seconds of exchanges of one kind in a group, of some bytes, which may be an array.
+) -> Way:
+    """The way between the ranks of a group.
 
     per_chip: how many of the group's ranks are cores of one chip and share its link.
     share: of the link's bandwidth that the software reaches.
@@ -88,28 +97,41 @@ def seconds(
     """
     chips = -(-group // per_chip)
     link = link_of(chip, chips)
+    bandwidth, hop = link.bandwidth_bytes_per_s.value, link.latency_s.value
+    streamed = None
+    if as_measured and link.streamed_share is not None and link.streamed_start_s is not None:
+        streamed_rate = bandwidth * link.streamed_share.value
+        streamed = (link.streamed_start_s.value, per_chip / streamed_rate)
     if as_measured and link.achieved_share is not None:
         share = share * link.achieved_share.value
-    per_byte = per_chip / (link.bandwidth_bytes_per_s.value * share)
-    hop = link.latency_s.value
-    across = max(1, hops(link, chips)) * hop
-    share_of_group = (group - 1) / group * sent_bytes * per_byte
+    measured = min((n for n in link.small_allreduce_s if n >= chips), default=None)
+    return Way(
+        group=group,
+        per_byte=per_chip / (bandwidth * share),
+        hop=hop,
+        across=max(1, hops(link, chips)) * hop,
+        reduced_share=min(1.0, 4.0 / math.sqrt(chips)) if two_dimensional else 1.0,
+        small_allreduce=None if measured is None else link.small_allreduce_s[measured].value,
+        streamed=streamed,
+    )
+
+
+def seconds(way: Way, kind: str, sent_bytes: Any, xp: Any = Scalars) -> Any:
+    """Seconds of exchanges of one kind, of some bytes, which may be an array."""
+    group, per_byte, hop, across, reduced_share, small, streamed = way
     if kind == "permute":
         return hop + sent_bytes * per_byte
+    of_others = (group - 1) / group
     if kind != "all_reduce":
-        return across + share_of_group
-    if two_dimensional:
-        sent_bytes = sent_bytes * min(1.0, 4.0 / math.sqrt(chips))
-        share_of_group = (group - 1) / group * sent_bytes * per_byte
-    streamed = math.inf
-    if as_measured and link.streamed_share is not None and link.streamed_start_s is not None:
-        rate = link.bandwidth_bytes_per_s.value * link.streamed_share.value / per_chip
-        start = link.streamed_start_s.value
-        streamed = start + 2 * (group - 1) / group * sent_bytes / rate
-    measured = [n for n in link.small_allreduce_s if n >= chips]
-    if measured:
-        least = link.small_allreduce_s[min(measured)].value
-        above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0) * 2 * (group - 1) / group
-        return xp.minimum(least + above * per_byte, streamed)
-    one_shot = across + (group - 1) * sent_bytes * per_byte
-    return xp.minimum(xp.minimum(one_shot, 2 * across + 2 * share_of_group), streamed)
+        return across + of_others * sent_bytes * per_byte
+    sent_bytes = sent_bytes * reduced_share
+    if small is not None:
+        above = xp.maximum(sent_bytes - _MEASURED_BYTES, 0.0)
+        taken = small + 2 * of_others * above * per_byte
+    else:
+        one_shot = across + (group - 1) * sent_bytes * per_byte
+        taken = xp.minimum(one_shot, 2 * across + 2 * of_others * sent_bytes * per_byte)
+    if streamed is None:
+        return taken
+    start, per_streamed_byte = streamed
+    return xp.minimum(taken, start + 2 * of_others * sent_bytes * per_streamed_byte)

@@ -78,20 +78,34 @@ def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
 def followed_by(run: Run, slacks: Iterable[float], caps: Iterable[float]) -> Run:
     """`run` and then kernels (`one`) of plain numbers, without an array or a record for each."""
     gain, low, high, least, edge = run
-    for slack, cap in zip(slacks, caps, strict=True):
-        gain += slack
+    steps = zip(slacks, caps, strict=True)
+    if low < high:
+        for slack, cap in steps:
+            gain += slack
+            low += slack
+            high += slack
+            if low < 0.0:
+                if high < 0.0:
+                    least -= high
+                    edge += high
+                    high = 0.0
+                edge -= low
+                low = 0.0
+            if high > cap:
+                high = cap
+                low = min(low, cap)
+            if low >= high:
+                break
+    # From here on it does not matter how the run began: there is one lead, and `gain` is not asked
+    # for any more.
+    for slack, cap in steps:
         low += slack
-        high += slack
         if low < 0.0:
-            if high < 0.0:
-                least -= high
-                edge += high
-                high = 0.0
-            edge -= low
+            least -= low
             low = 0.0
-        if high > cap:
-            high = cap
-            low = min(low, cap)
+        elif low > cap:
+            low = cap
+        high = low
     return Run(gain, low, high, least, edge)
 
 

@@ -22,6 +22,7 @@ from emu.counted import (
     with_repeated_heads,
 )
 from emu.curves import Reads, reads_of
+from emu.linear import Linear, linear_of
 from emu.lookahead import Moves, moves_of
 from emu.mesh import Regions, mesh_of, regions
 from emu.placement import Placement
@@ -43,15 +44,17 @@ class Plan(NamedTuple):
     ahead: dict[int, Any]
     moves: dict[int, Moves]  # by such a port: those rows as few steps of its lead
     touched: Any  # [memories, rows]: whether it is waited for, which weights read ahead are not
-    faster: Any  # [memories, memories]: the row's memory buffers in the column's
+    faster: tuple[
+        tuple[float, ...], ...
+    ]  # [memories, memories]: the row's memory buffers in the column's
     longest: int  # rows in a run, filled up to a power of two
     run_repeats: Any  # filled up to a power of two
     regions: Regions | None  # on a chip that is a mesh of cores
     cache_bytes: Any  # [memories, 1, rows]: of the cache alone, through each port
-    entering: Any  # [rows]: bytes of weights and cache that enter the compute units
     unpacked: Any  # [rows]: weights that products have to unpack (`emu.counted.unpacked`)
     starts_late: Any  # [rows] of 0 and 1: whether products take such weights
     unpacks: bool  # whether any do
+    linear: Linear  # all these counts for one product
     reads: Reads  # of products, for memories measured by size of read
     tokens: int  # that the step gives, on one replica
     routed_layers: int  # layers of experts
@@ -111,17 +114,18 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     unpacking = np.array([unpacked(row, dtypes, chip) for row in of.rows])
     late = np.array([float(starts_late(row, dtypes)) for row in of.rows])
     moved = (of.times @ of.bytes.sum(0)) * _at_once(placement.system)
+    through_ports = np.array((carried[1:].sum(0) + carried[0] * at_run, carried.sum(0)))
+    port_bytes, cache_bytes = through_ports.transpose(2, 0, 1), carried[1].T[:, None]
+    touched = (of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).T.astype(np.float64, order="C")
     return Plan(
         schedule=of,
         through=through,
-        port_bytes=np.array((carried[1:].sum(0) + carried[0] * at_run, carried.sum(0)))
-        .transpose(2, 0, 1)
-        .copy(),
+        port_bytes=port_bytes,
         off_chip=off_chip,
         ahead=ahead,
         moves={j: moves_of(of.runs, ahead[j], carried[0, :, j] > 0) for j in off_chip},
-        touched=(of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).T.astype(np.float64, order="C"),
-        faster=through - np.eye(len(memories)),
+        touched=touched,
+        faster=tuple(map(tuple, (through - np.eye(len(memories))).tolist())),
         longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
         run_repeats=repeats,
         regions=(
@@ -129,11 +133,19 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
             if mesh_of(placement.system.chip) is None
             else regions(of, work, placement.system.pipeline)
         ),
-        cache_bytes=carried[1].T[:, None].copy(),
-        entering=of.bytes[:2].sum((0, 2)),
+        cache_bytes=cache_bytes,
         unpacked=unpacking,
         starts_late=late,
         unpacks=bool(late.any()),
+        linear=linear_of(
+            of,
+            port_bytes=port_bytes,
+            cache_bytes=cache_bytes,
+            entering=of.bytes[:2].sum((0, 2)),
+            unpacked=unpacking,
+            starts_late=late,
+            touched=touched,
+        ),
         reads=reads_of(of, placement),
         tokens=tokens_given(work),
         routed_layers=routed_layers,

@@ -39,6 +39,8 @@ from emu.chips import Chip, Memory
 from emu.clocked import Clocked
 from emu.curves import least_seconds
 from emu.errors import EmuError
+from emu.exchanges import Way
+from emu.linear import Rates
 from emu.lookahead import NOTHING, Moves
 from emu.mesh import crossing_seconds, mesh_of
 from emu.placement import Placement
@@ -47,7 +49,7 @@ from emu.scalars import Scalars
 from emu.spans import build_spans
 from emu.system import System
 from emu.timeline import Timeline
-from emu.work import Collective, Work
+from emu.work import Work
 
 _NUMBERS = (int, float, np.number)
 
@@ -141,7 +143,7 @@ def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
         build = functools.partial(build_spans, plan.schedule, system, clocked)
     return Timeline(
         seconds=clocked.seconds,
-        breakdown=breakdown(plan.schedule, clocked),
+        breakdown=breakdown(plan.schedule, clocked, xp),
         traffic=plan.traffic,
         energy_j=None if power is None else power.value * system.chips * clocked.seconds,
         notes=plan.notes,
@@ -153,48 +155,34 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
     """The seconds of a plan's rows, and of the whole step."""
     of, chip, stack = plan.schedule, system.chip, system.software
     per_chip = 1 if system.ranks is None else system.ranks.per_chip
-    bandwidth = _row(xp, [bandwidth_of(m, system) / per_chip for m in chip.memories])
-    peaks = [peak * stack.compute_share.value / per_chip for peak in peaks_of(of.flop_kinds, chip)]
-    compute = of.flops @ _row(xp, [1.0 / peak for peak in peaks])
-    slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
-    ports = (plan.port_bytes + slower * plan.cache_bytes) / bandwidth[:, None, None]
-    exchange = of.exchanges @ _row(xp, [_exchange(c, system, xp) for c in of.collectives])
-    crossing = np.zeros(len(of.rows))
+    bandwidths = [bandwidth_of(m, system) / per_chip for m in chip.memories]
+    found = plan.linear.seconds(_rates(plan, system, bandwidths, xp), xp)
+    compute, exchange, at_run, in_all = found.compute, found.exchange, found.at_run, found.in_all
+    before, crossing = found.before, np.zeros(len(of.rows))
     if plan.regions is not None:
         # A region of a mesh has its share of the chip; what is off it comes over one port for all.
         share = plan.regions.share
         near = np.array([m.placement == "on-chip" for m in chip.memories])
-        ports = ports * np.where(near[:, None, None], 1.0 / share, 1.0)
-        compute = compute / share
+        slower = np.where(near[:, None], 1.0 / share, 1.0)
+        compute, at_run, in_all = compute / share, at_run * slower, in_all * slower
         mesh = mesh_of(chip)
         assert mesh is not None
         at = plan.regions
         crossing = crossing_seconds(share, at.crossings, at.vector_bytes, mesh, stack, xp)
-    others = [compute, exchange, *_entry(plan, chip, per_chip)]
-    others += least_seconds(plan.reads, system, xp)
-    at_run, in_all = ports[:, 0], ports[:, 1]
+        before = before + crossing
+    others = [compute, exchange, found.entry, *least_seconds(plan.reads, system, xp)]
     busy = greatest(xp, smooth, [*others, *at_run])
     needed = greatest(xp, 0.0, [*others, *in_all])
-    per_kernel = stack.per_kernel_s.value
-    if stack.as_measured and chip.kernel_s is not None:
-        per_kernel = per_kernel + chip.kernel_s.value
-    before = of.launched * per_kernel + stack.exposed_latency.value * _latency(plan, chip, xp)
-    before = before + crossing
-    if plan.unpacks:
-        before = before + plan.unpacked * (
-            stack.unpack_flops.value * per_chip / chip.peak("float32").value
-        )
-        before = before + plan.starts_late * stack.per_unpack_s.value
-    in_a_call = of.repeats @ (before + busy)
+    in_a_call = xp.dot(of.repeats, before + busy)
     feeds = {}
     waits = {}
     for j in plan.off_chip:
-        buffer = buffer_bytes(plan.faster[j], system, xp)
+        buffer = buffer_bytes(plan.faster[j], system, Scalars if xp is np else xp)
         feed = in_all[j]
-        caps = xp.minimum(plan.ahead[j], buffer) / bandwidth[j]
+        caps = xp.minimum(plan.ahead[j], buffer) / bandwidths[j]
         feeds[j] = (feed, caps)
         if system.is_plain and not smooth:
-            rooms = np.minimum(plan.moves[j].ahead, buffer) / bandwidth[j]
+            rooms = np.minimum(plan.moves[j].ahead, buffer) / bandwidths[j]
             stalls = _stalls_of_plain(plan.moves[j], before, busy - feed, rooms)
         else:
             rounding = smooth * in_a_call / of.repeats.sum() if smooth else 0.0
@@ -210,10 +198,45 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         compute=compute,
         exchange=exchange,
         needed=needed,
-        by_kind=of.bytes @ (1.0 / bandwidth),
+        by_kind=found.by_kind,
         at_run=at_run,
         feeds=feeds,
         waits=waits,
+    )
+
+
+def _rates(plan: Plan, system: System, bandwidths: Sequence[Any], xp: Any) -> Rates:
+    """Seconds of one of each thing that the plan counts."""
+    chip, stack, xp = system.chip, system.software, Scalars if xp is np else xp
+    per_chip = 1 if system.ranks is None else system.ranks.per_chip
+    rate = chip.weight_entry_bytes_per_s
+    per_kernel = stack.per_kernel_s.value
+    if stack.as_measured and chip.kernel_s is not None:
+        per_kernel = per_kernel + chip.kernel_s.value
+    per_weight = 0.0
+    if plan.unpacks:
+        per_weight = stack.unpack_flops.value * per_chip / chip.peak("float32").value
+    slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
+    reached = stack.compute_share.value / per_chip
+    sent = plan.schedule.collectives
+    ways = {group: way_of(group, system) for group in {c.group for c in sent}}
+    latencies = [m.latency_s.value for m in chip.memories]
+    exposed = stack.exposed_latency.value
+    return Rates(
+        byte=[1.0 / bandwidth for bandwidth in bandwidths],
+        cache_byte=[slower / bandwidth for bandwidth in bandwidths],
+        flop=[1.0 / (peak * reached) for peak in peaks_of(plan.schedule.flop_kinds, chip)],
+        exchange=[
+            exchange_seconds(c.kind, ways[c.group], float(c.bytes), system, xp) for c in sent
+        ],
+        entering=[0.0 if rate is None else per_chip / rate.value],
+        launch=[per_kernel],
+        unpacked=[per_weight],
+        late=[stack.per_unpack_s.value],
+        latency=[
+            exposed * functools.reduce(xp.maximum, [latencies[j] for j in waited], 0.0)
+            for waited in plan.linear.waited
+        ],
     )
 
 
@@ -309,43 +332,22 @@ def _lower(a: Any, b: Any) -> Any:
     return np.minimum(a, b) if plain else jnp.minimum(a, b)
 
 
-def exchange_seconds(kind: str, group: int, sent_bytes: Any, system: System, xp: Any) -> Any:
-    """Seconds of an exchange under the system's software."""
+def exchange_seconds(kind: str, way: Way, sent_bytes: Any, system: System, xp: Any) -> Any:
+    """Seconds of exchanges under the system's software, in a group of which `way` is."""
+    return system.software.per_exchange_s.value + exchanges.seconds(way, kind, sent_bytes, xp)
+
+
+def way_of(group: int, system: System) -> Way:
+    """The way between a group of the system's ranks."""
     stack = system.software
-    return stack.per_exchange_s.value + exchanges.seconds(
+    return exchanges.way_of(
         system.chip,
-        kind,
         group,
-        sent_bytes,
-        xp,
         per_chip=1 if system.ranks is None else system.ranks.per_chip,
         share=stack.link_share.value,
         as_measured=stack.as_measured,
         two_dimensional=stack.lays_out_2d,
     )
-
-
-def _exchange(of: Collective, system: System, xp: Any) -> Any:
-    xp = Scalars if xp is np else xp
-    return exchange_seconds(of.kind, of.group, float(of.bytes), system, xp)
-
-
-def _entry(plan: Plan, chip: Chip, per_chip: int) -> list[Any]:
-    """Seconds in which each row's stored operands enter the compute units."""
-    rate = chip.weight_entry_bytes_per_s
-    return [] if rate is None else [plan.entering * (per_chip / rate.value)]
-
-
-def _latency(plan: Plan, chip: Chip, xp: Any) -> Any:
-    """The longest latency of the memories that a row reads when it runs."""
-    each = [at * m.latency_s.value for at, m in zip(plan.touched, chip.memories, strict=True)]
-    return functools.reduce(xp.maximum, each)
-
-
-def _row(xp: Any, numbers: list[Any]) -> Any:
-    if xp is np:
-        return np.array(numbers, np.float64)
-    return jnp.stack([jnp.asarray(n, jnp.float64) for n in numbers]) if numbers else np.zeros(0)
 
 
 def greatest(xp: Any, smooth: Any, terms: Sequence[Any]) -> Any:

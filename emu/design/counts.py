@@ -96,7 +96,7 @@ def counts_of(work: Work, placement: Placement) -> Counts:
         flop_kinds=of.flop_kinds,
         exchanges=_exchanged(of),
         off_chip=plan.off_chip,
-        faster=tuple(tuple(map(float, row)) for row in plan.faster),
+        faster=plan.faster,
         is_mesh=plan.regions is not None,
     )
     return Counts(

@@ -22,7 +22,7 @@ from emu.mesh import crossing_seconds, mesh_of, share_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
-from emu.timing import bandwidth_of, buffer_bytes, exchange_seconds, greatest, peaks_of
+from emu.timing import bandwidth_of, buffer_bytes, exchange_seconds, greatest, peaks_of, way_of
 
 
 class Steps(NamedTuple):
@@ -165,7 +165,7 @@ class _Rates:
             sent = counts.get(f"sent/{i}")
             if sent is None:
                 continue
-            taken = exchange_seconds(kind, group, sent, self.system, self.xp)
+            taken = exchange_seconds(kind, way_of(group, self.system), sent, self.system, self.xp)
             taken = self.xp.where(sent > 0, taken, 0.0)
             total = taken if total is None else total + taken
         return total

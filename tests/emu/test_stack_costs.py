@@ -150,7 +150,7 @@ def exchanged(count, group, link=(), **software):
     )
     of = Collective(kind="all_reduce", bytes=count, group=group)
     on = dataclasses.replace(chip(), links=(joined,))
-    return exchanges.seconds(on, of.kind, of.group, of.bytes, **software)
+    return exchanges.seconds(exchanges.way_of(on, of.group, **software), of.kind, of.bytes)
 
 
 def test_weights_laid_out_over_two_dimensions_exchange_less():
