@@ -1,4 +1,4 @@
-"""Weight formats: what is stored, what it means, how far off it is. About 25 seconds."""
+"""Weight formats: what is stored, what it means, how far off it is."""
 
 import functools
 
@@ -19,6 +19,7 @@ from models.formats import FORMATS, quantize, stored_shapes, widen
 from models.slots import ScaledSlots, encode, new_slots
 from models.stacking import stack_layers
 from models.steps import decode_step, shapes
+from tests.quickly import jit_quickly
 
 KERNEL = np.random.default_rng(0).normal(0, 0.3, (24, 128)).astype(np.float32)
 NARROW = [form for form in FORMATS if form not in ("float32", "bfloat16")]
@@ -150,7 +151,7 @@ def trees(form):
 @functools.cache
 def jitted_step():
     """One for all formats, whose wide weights are alike: compiling is what takes time."""
-    return jax.jit(functools.partial(decode_step, CONFIG))
+    return jit_quickly(functools.partial(decode_step, CONFIG))
 
 
 @pytest.mark.newest
@@ -200,7 +201,7 @@ def test_a_step_reads_the_bytes_that_are_stored(name, form):
 )
 def test_narrow_caches_are_close(dtype, farthest):
     _, wide = trees("fp8")
-    step = jax.jit(functools.partial(decode_step, CONFIG))
+    step = jitted_step()
     want, _ = step(wide, new_cache(CONFIG, batch=1, length=16), TOKENS)
     cache = new_cache(CONFIG, batch=1, length=16, dtype=dtype)
     assert cache.length == 16

@@ -11,6 +11,7 @@ import pytest
 from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
+from tests.quickly import jit_quickly
 
 CONFIG = DecoderConfig(
     vocab_size=96,
@@ -27,8 +28,13 @@ CONFIG = DecoderConfig(
 )
 TOKENS = jnp.asarray(np.random.default_rng(7).integers(0, 96, (2, 24)), jnp.int32)
 
+# One of each for all tests: compiling is what takes time.
+decode_step = jit_quickly(functools.partial(steps.decode_step, CONFIG))
+prefill = jit_quickly(functools.partial(steps.prefill, CONFIG))
+layer_step = jit_quickly(functools.partial(steps.layer_step, CONFIG))
 
-def weights(config=CONFIG, dtype="float32"):
+
+def weights(dtype="float32"):
     rng = np.random.default_rng(0)
 
     def fill(leaf):
@@ -38,16 +44,15 @@ def weights(config=CONFIG, dtype="float32"):
             return jnp.asarray(rng.uniform(0.001, 0.003, leaf.shape), leaf.dtype)
         return jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)
 
-    return jax.tree.map(fill, steps.shapes(config, dtype))
+    return jax.tree.map(fill, steps.shapes(CONFIG, dtype))
 
 
-def decode(w, tokens, pieces, config=CONFIG, length=32, dtype=jnp.float32):
+def decode(w, tokens, pieces, dtype=jnp.float32):
     """Logits [B, T, vocab], the tokens given in pieces of these sizes."""
-    step = jax.jit(functools.partial(steps.decode_step, config))
-    cache = new_cache(config, batch=tokens.shape[0], length=length, dtype=dtype)
+    cache = new_cache(CONFIG, batch=tokens.shape[0], length=32, dtype=dtype)
     out = []
     for piece in np.split(np.asarray(tokens), np.cumsum(pieces)[:-1], axis=1):
-        logits, cache = step(w, cache, jnp.asarray(piece))
+        logits, cache = decode_step(w, cache, jnp.asarray(piece))
         out.append(logits)
     return jnp.concatenate(out, axis=1), cache
 
@@ -79,7 +84,7 @@ def test_no_token_sees_a_later_one():
         return out[0, position].sum()
 
     ids = jnp.arange(8)[None]  # each token its own row of the table
-    seen = jax.grad(functools.partial(logits_at, 4))(w["embedding"]["weight"])
+    seen = jit_quickly(jax.grad(functools.partial(logits_at, 4)))(w["embedding"]["weight"])
     moved = jnp.abs(seen[:8]).max(axis=1) > 0
     assert moved.tolist() == [True] * 5 + [False] * 3
 
@@ -89,8 +94,8 @@ def test_prefill_of_unequal_prompts_goes_on_as_each_alone():
     w = weights()
     lengths = jnp.asarray([5, 12], jnp.int32)
     cache = new_cache(CONFIG, batch=2, length=32)
-    logits, cache = steps.prefill(CONFIG, w, cache, TOKENS[:, :12], lengths)
-    after, cache = steps.decode_step(CONFIG, w, cache, TOKENS[:, 20:21])
+    logits, cache = prefill(w, cache, TOKENS[:, :12], lengths)
+    after, cache = decode_step(w, cache, TOKENS[:, 20:21])
     assert cache.position.tolist() == [6, 13]
     for row, held in enumerate([5, 12]):
         alone = jnp.concatenate([TOKENS[row, :held], TOKENS[row, 20:21]])[None]
@@ -102,10 +107,10 @@ def test_prefill_of_unequal_prompts_goes_on_as_each_alone():
 def test_a_row_without_tokens_is_left_as_it_was():
     w = weights()
     cache = new_cache(CONFIG, batch=2, length=32)
-    _, cache = steps.prefill(CONFIG, w, cache, TOKENS[:, :4], jnp.asarray([4, 4]))
-    _, cache = steps.prefill(CONFIG, w, cache, TOKENS[:, 4:8], jnp.asarray([0, 4]))
+    _, cache = prefill(w, cache, TOKENS[:, :4], jnp.asarray([4, 4]))
+    _, cache = prefill(w, cache, TOKENS[:, 4:8], jnp.asarray([0, 4]))
     assert cache.position.tolist() == [4, 8]
-    logits, _ = steps.decode_step(CONFIG, w, cache, TOKENS[:, 20:21])
+    logits, _ = decode_step(w, cache, TOKENS[:, 20:21])
     want, _ = decode(w, jnp.concatenate([TOKENS[:1, :4], TOKENS[:1, 20:21]], 1), [5])
     chex.assert_trees_all_close(logits[0, 0], want[0, -1], atol=2e-5)
 
@@ -113,9 +118,9 @@ def test_a_row_without_tokens_is_left_as_it_was():
 def test_rejected_draft_tokens_leave_no_trace():
     w = weights()
     _, cache = decode(w, TOKENS[:1, :10], [10])
-    _, drafted = steps.decode_step(CONFIG, w, cache, TOKENS[:1, 15:20])
+    _, drafted = decode_step(w, cache, TOKENS[:1, 15:20])
     taken_back = drafted.rewind(jnp.asarray([12]))  # two of the five were right
-    got, _ = steps.decode_step(CONFIG, w, taken_back, TOKENS[:1, 22:23])
+    got, _ = decode_step(w, taken_back, TOKENS[:1, 22:23])
     right = jnp.concatenate([TOKENS[:1, :10], TOKENS[:1, 15:17], TOKENS[:1, 22:23]], axis=1)
     want, _ = decode(w, right, [13])
     chex.assert_trees_all_close(got[0, 0], want[0, -1], atol=2e-5)
@@ -144,9 +149,8 @@ def test_stored_weights_mean_what_they_say(dtype):
 def test_layers_alone_are_the_decoder_between_embedding_and_head():
     w = weights()
     hidden = w["embedding"]["weight"][TOKENS]
-    hidden, cache = steps.layer_step(
-        CONFIG, {"layers": w["layers"]}, new_cache(CONFIG, batch=2, length=32), hidden
-    )
+    cache = new_cache(CONFIG, batch=2, length=32)
+    hidden, cache = layer_step({"layers": w["layers"]}, cache, hidden)
     normed = hidden * jax.lax.rsqrt(jnp.mean(hidden**2, -1, keepdims=True) + CONFIG.norm_epsilon)
     logits = normed * w["norm"]["scale"] @ w["head"]["kernel"].T
     want, _ = decode(w, TOKENS, [24])
