@@ -1,9 +1,11 @@
+import importlib
+
 import pytest
 from ml_collections import ConfigDict
 
 from experiments import cliff, cliff_sizes, decode_latency, placements
 from experiments.errors import ExperimentError
-from experiments.run import EXPERIMENTS, chosen
+from experiments.run import EXPERIMENTS, chosen, load
 from experiments.turns import by_turns
 
 
@@ -58,12 +60,19 @@ def test_named_placements_are_rules() -> None:
 def test_an_experiment_is_chosen_by_name() -> None:
     config = ConfigDict({"experiment": "humaneval", "model": "m"})
     experiment, settings = chosen(config)
-    assert experiment is EXPERIMENTS["humaneval"]
+    assert (experiment.run, experiment.settings) == (decode_latency.run, decode_latency.Settings)
+    assert experiment == load("humaneval")
     assert settings == decode_latency.Settings(model="m")
     with pytest.raises(ExperimentError, match="no experiment 'x': there are residency_cliff"):
         chosen(ConfigDict({"experiment": "x"}))
     with pytest.raises(ExperimentError, match=r"config\.experiment is missing"):
         chosen(ConfigDict({"model": "m"}))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_can_be_loaded_and_has_the_name_that_it_is_chosen_by(name: str) -> None:
+    module = importlib.import_module(load(name).run.__module__)
+    assert getattr(module, "NAME", name) == name
 
 
 def test_turns_are_taken_round_by_round() -> None:
