@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 SECOND_VENV := .venv-second
 MODEL := smollm2-135m-instruct
+# A file's tests share what they compile; the longest files come first (tests/conftest.py).
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 # The lock holds one set of packages below Python 3.12 and a newer one from there on; tests run on
 # both where the machine has an interpreter for the other.
@@ -48,14 +50,14 @@ types: setup
 	$(VENV)/bin/mypy
 
 tests: setup
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest $(WORKERS)
 
 ifeq ($(SECOND),)
 second: setup
 	@echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
 else
 second: $(SECOND_VENV)/ready $(SECOND_VENV)/products
-	$(SECOND_VENV)/bin/python -m pytest -n auto --dist loadfile -m newest
+	$(SECOND_VENV)/bin/python -m pytest $(WORKERS) -m newest
 endif
 
 %/ready: requirements.lock pyproject.toml

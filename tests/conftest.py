@@ -1,8 +1,34 @@
-"""What was skipped for want of hardware or of a tool is counted and named at the end."""
+"""Long files come first; what was skipped for want of hardware or of a tool is named at the end."""
+
+from pathlib import Path
 
 import pytest
 
 NEEDS = "needs "  # how such a skip's reason begins
+TESTS = Path(__file__).parent
+# Over half a minute each, longest first: started last, one keeps a worker while the others idle.
+LONGEST = (
+    "experiments/test_run.py",
+    "models/test_zoo_golden.py",
+    "experiments/test_several_devices.py",
+    "experiments/test_predict.py",
+    "experiments/test_benchmarks.py",
+    "experiments/test_validate.py",
+    "emu/test_sharding.py",
+    "emu/test_trace_equinox_keras.py",
+    "emu/test_design_sweep.py",
+    "models/test_formats.py",
+    "experiments/test_run_in_a_bucket.py",
+    "models/test_golden.py",
+    "experiments/serving/test_published.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files; `--no-loadscope-reorder` lets workers take them so."""
+    rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in rank), "LONGEST names a file that is not there"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
