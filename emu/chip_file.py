@@ -130,7 +130,7 @@ def _cores(given: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> 
     if "cores" not in given:
         return 1
     cores = _number(given["cores"], f"{where}, cores", sources).value
-    if cores != int(cores):
+    if not cores.is_integer():  # nor is infinity
         raise EmuError(f"{where}: cores must be a whole number of at least 1, not {cores}")
     return int(cores)
 

@@ -1,6 +1,7 @@
 """Finding a chip by its name: the catalogue's, this machine, or a file of one's own."""
 
 import functools
+import os
 
 from emu.catalogued import catalogue
 from emu.chip_file import load_chip
@@ -28,6 +29,8 @@ def chip(name: str) -> Chip:
         return load_chip(name)
     by_name = _by_name()
     found = by_name.get(name) or by_name.get(_folded(name))
+    if found is None and os.sep in name:
+        raise EmuError(f"{name!r} is no chip's name, and the path of a file must end in .toml")
     if found is None:
         raise EmuError(
             f"there is no chip {name!r}{nearest(_folded(name), (*by_name, HOST))} (emu.chips() "

@@ -227,6 +227,8 @@ def test_a_name_is_found_by_alias_and_an_unknown_one_is_told_the_nearest():
         emu.chip("groq-lpu-1")
     with pytest.raises(EmuError, match="the nearest is 'host'"):
         emu.chip("hots")
+    with pytest.raises(EmuError, match=r"'chips/mine' is no chip's name.*must end in \.toml"):
+        emu.chip("chips/mine")
 
 
 def test_host_is_this_machine(monkeypatch):
