@@ -325,7 +325,8 @@ def missing_bytes(totals: Array, system: System, scratch: int, xp: Any) -> tuple
         kept = memory.capacity_bytes.value * system.software.reserve_share.value
         room = xp.floor(xp.floor(memory.capacity_bytes.value - kept) * chips / per_chip)
         held = whole[f"held/{m}"] + (alive if m == scratch else 0.0)
-        found.append((held - room) * per_chip)
+        # Whole again after interpolation: what is full to the last byte must not seem to be over.
+        found.append((xp.round(held) - room) * per_chip)
     return tuple(found)
 
 

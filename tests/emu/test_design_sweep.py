@@ -100,6 +100,18 @@ def test_where_what_fits_changes_from_point_to_point():
         assert 0 < share < 1 if rules == "on-chip" else share == 1
 
 
+def test_what_is_full_to_the_last_byte_fits():
+    weights = sum(x.bytes for x in toy_work(batch=1, context=16).leaves if x.kind == "weights")
+    system = emu.System(toy_chip.chip(buffer=float(weights)))
+    works = toy_grid(batch=tuple(range(1, 30)), context=tuple(range(16, 300, 7)))
+    rules = (("cache/**", "off-chip"), ("**", "on-chip"))
+    (block,) = blocks_of(works, [system], {"weights on chip": rules})
+    results = block.results()
+    check(block, results, toy_work, rules, 3)
+    assert results["fits"].all()
+    assert (results["missing_bytes"] == 0).all()
+
+
 def test_experts_windows_and_packed_weights_of_a_real_architecture():
     def work(batch, context):
         return decode_work("gpt-oss-20b", "mxfp4-moe", "bf16", batch=batch, context=context)
