@@ -47,10 +47,7 @@ def s3() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An XDG cache that says what this machine's memories are: tiny, so that copies are few.
-
-    Runs with it share what they compile, too.
-    """
+    """An XDG cache that says what this machine's memories are: tiny, so that copies are few."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
@@ -58,14 +55,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         plain = dataclasses.replace(here, products="plain")  # as several devices have them
         for one in (here, plain, dataclasses.replace(plain, flags=TWO_DEVICES)):
             host_file.write(one, made_up_host())
-    return {
-        **os.environ,
-        "XDG_CACHE_HOME": str(cache),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
 
 
 def made_up_host() -> Probed:
