@@ -11,7 +11,6 @@ from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
 from models.generate import cache_dtype
-from models.stacking import stack_layers
 from models.steps import Weights
 
 LENGTHS = (128, 192, 256, 384, 512, 768)  # texts are padded to one of these
@@ -33,13 +32,11 @@ def top1_agreement(
     """
     same = dict.fromkeys(others, 0)
     caches = {name: cache_dtype(weights) for name, weights in others.items()}
-    # Layers that are scanned over compile once and not once a layer.
-    others = {name: stack_layers(config, _widened(weights)) for name, weights in others.items()}
-    dtype, want = cache_dtype(want), stack_layers(config, want)
+    others = {name: _widened(weights) for name, weights in others.items()}
     tokens = 0
     with progress(len(texts), "top-1 agreement", "text") as bar:
         for text in sorted(texts, key=len):
-            reference = _likeliest(config, want, text, dtype)
+            reference = _likeliest(config, want, text, cache_dtype(want))
             tokens += len(text)
             for name, weights in others.items():
                 likeliest = _likeliest(config, weights, text, caches[name])
@@ -66,7 +63,7 @@ def _likeliest(
     length = next(n for n in LENGTHS if n >= len(text))
     padded = np.zeros((1, length), np.int32)
     padded[0, : len(text)] = text
-    cache = new_cache(config, batch=1, length=length, dtype=dtype, scanned=True)
+    cache = new_cache(config, batch=1, length=length, dtype=dtype)
     return np.asarray(_argmax(config, weights, cache, jnp.asarray(padded)))[: len(text)]
 
 
