@@ -7,7 +7,7 @@ from emu.chips import Chip, Curve, Link, Memory, Sourced
 from emu.costs import Call, Cost, cost_rule
 from emu.errors import CapacityError, EmuError
 from emu.hints import Hints
-from emu.host import host, host_stack
+from emu.host import host, host_pairs, host_stack
 from emu.measure import MOST_DISTURBED, Latency, Recorder, measure
 from emu.perfetto import write_trace
 from emu.placement import Placement, Residency, place
@@ -58,6 +58,7 @@ __all__ = [
     "chips",
     "cost_rule",
     "host",
+    "host_pairs",
     "host_stack",
     "leaves_of",
     "load_chip",

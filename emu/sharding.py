@@ -54,7 +54,7 @@ class Layout:
 
 def shard(
     work: Work,
-    system: System,
+    system: System | Ranks,
     splits: Sequence[Split] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> Layout:
@@ -62,7 +62,8 @@ def shard(
 
     Args:
       work: of the whole batch, from `emu.trace`.
-      system: its degrees; each rank is one device.
+      system: its degrees, or the ranks alone, of chips that are not known yet; each rank is one
+        device.
       splits: ordered rules for single leaves, over what the work itself suggests.
       devices: as many as there are ranks; None: the first of all that JAX has.
 
@@ -70,7 +71,7 @@ def shard(
       EmuError: sizes that the degrees do not divide; too few devices; pipeline stages, which are
         programs of their own and no axis of a mesh.
     """
-    ranks = system.ranks or Ranks(data=system.data)
+    ranks = system if isinstance(system, Ranks) else system.ranks or Ranks(data=system.data)
     if ranks.pipeline > 1:
         raise EmuError("shard: pipeline stages are no axis of a mesh: take tensor, expert or data")
     chosen = choose(work, ranks, splits)

@@ -9,7 +9,7 @@ says of it (`experiments.cliff_prediction`).
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import emu
 from emu.chips import Mechanism
 from emu.report import Report
-from emu.rules import assign, ordered
 from experiments import (
     cliff_possible,
     cliff_prediction,
@@ -74,7 +73,6 @@ class Settings:
     device_means: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pair", placements.found_pair(self.pair, in_one_kernel=True))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
         _check_stacked(self)
@@ -94,6 +92,16 @@ class Measurement:
     size: Size
     placement: str
     key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is asked of one model on this machine."""
+
+    settings: Settings  # with the pair that was found
+    pair: Mechanism
+    checkpoint: Checkpoint
+    wanted: tuple[Measurement, ...]
 
 
 def _check_stacked(settings: Settings) -> None:
@@ -120,7 +128,27 @@ def check_dtypes(dtypes: Sequence[str]) -> None:
         raise ExperimentError(f"name each dtype once: {', '.join(DTYPES)}")
 
 
-def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
+def plan(settings: Settings) -> Plan:
+    """What `run` takes; measures nothing.
+
+    Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot
+    be used.
+    """
+    if jax.process_count() > 1:
+        raise ExperimentError("the sweep times one device: run it on one host, without --hosts")
+    pair = placements.found_pair(settings.pair, in_one_kernel=True)
+    settings = dataclasses.replace(settings, pair=pair)
+    checkpoint = open_checkpoint(resolve(settings.model))
+    wanted = _measurements(settings, checkpoint)
+    if pair == persistent.PAIR:
+        wanted = _possible(settings, checkpoint.config, wanted)
+    for size in dict.fromkeys(m.size for m in wanted):
+        layers = shapes(config_of(checkpoint.config, size), settings.dtypes[0])["layers"]
+        placements.check_rules(settings.rules, {"layers": layers}, pair)
+    return Plan(settings=settings, pair=pair, checkpoint=checkpoint, wanted=wanted)
+
+
+def _measurements(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
     """Every row that the settings ask for, of this model."""
     config, of = checkpoint.config, origin(checkpoint)
     sizes = cliff_sizes.sizes(settings.model, config, settings.layers, settings.thin)
@@ -157,21 +185,13 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> tuple[Measurement, ...]:
     )
 
 
-def run(settings: Settings, results: Results) -> tuple[str, ...]:
-    """Measure what is not yet in `results`; returns the keys of all that was asked for.
-
-    Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot
-    be used.
-    """
-    if jax.process_count() > 1:
-        raise ExperimentError("the sweep times one device: run it on one host, without --hosts")
-    checkpoint = open_checkpoint(resolve(settings.model))
-    wanted = _possible(settings, checkpoint.config, plan(settings, checkpoint))
-    todo = [m for m in wanted if m.key not in results]
+def run(planned: Plan, results: Results) -> tuple[str, ...]:
+    """Measure what is not yet in `results`; returns the keys of all that was asked for."""
+    settings, checkpoint = planned.settings, planned.checkpoint
+    todo = [m for m in planned.wanted if m.key not in results]
     if todo:
-        _check_rules(settings, checkpoint.config, todo)
         tell_redone(results, (m.key for m in todo))
-        chip = emu.host(refresh=settings.fresh_host, pair=cast(Mechanism, settings.pair))
+        chip = emu.host(refresh=settings.fresh_host, pair=planned.pair)
         with progress(len(todo), "residency sweep", "row") as bar:
             for dtype in dict.fromkeys(m.dtype for m in todo):
                 sizes = dict.fromkeys(m.size for m in todo if m.dtype == dtype)
@@ -184,31 +204,20 @@ def run(settings: Settings, results: Results) -> tuple[str, ...]:
                     for m in group:
                         results.append(row(m.key, NAME, settings, measured[m.placement]))
                         bar.update()
-    return tuple(m.key for m in wanted)
+    return tuple(m.key for m in planned.wanted)
 
 
 def _possible(
     settings: Settings, config: DecoderConfig, wanted: Sequence[Measurement]
-) -> Sequence[Measurement]:
-    """What this pair of memories can have of it; tells what is left out."""
-    if settings.pair != persistent.PAIR:
-        return wanted
+) -> tuple[Measurement, ...]:
+    """What a TPU's scratchpad can have of it; tells what is left out."""
     asked = {m: (m.dtype, m.size, m.placement) for m in wanted}
     reasons = cliff_possible.why_not(config, list(asked.values()), settings.rules, settings.context)
     cliff_possible.tell(reasons)
-    possible = [m for m, what in asked.items() if what not in reasons]
+    possible = tuple(m for m, what in asked.items() if what not in reasons)
     if not possible:
         raise ExperimentError("nothing is left to measure: see what was left out, and why")
     return possible
-
-
-def _check_rules(settings: Settings, config: DecoderConfig, todo: Sequence[Measurement]) -> None:
-    """Refuse rules that do not fit a size, before the machine is measured for a minute."""
-    if not settings.rules:
-        return
-    for size in dict.fromkeys(m.size for m in todo):
-        layers = shapes(config_of(config, size), settings.dtypes[0])["layers"]
-        assign(ordered(settings.rules), emu.leaves_of({"layers": layers}))
 
 
 def report(settings: Settings, rows: Sequence[Row]) -> Report:

@@ -6,7 +6,6 @@ its first token, then greedy decode steps for as many tokens as the canonical so
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import emu
 from emu.chips import Mechanism
@@ -22,8 +21,8 @@ from experiments.requests import Request, requests, slots
 from experiments.results import Results, Row
 from experiments.rows import key, origin, row, tell_redone
 from models.checkpoint import Checkpoint, open_checkpoint
-from models.generate import cache_dtype
 from models.named import resolve
+from models.shapes import shapes
 from models.weights import load_weights
 
 NAME = "humaneval"
@@ -44,7 +43,6 @@ class Settings:
     tensor: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pair", placements.found_pair(self.pair))
         placements.check(self.placements, self.rules, self.pair)
         check_dtypes(self.dtypes)
         if self.max_tokens < 2:
@@ -55,17 +53,30 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The requests, the slots that serve them, and the key of each row."""
+    """What is asked of one model on this machine, and how it is spread over its devices."""
 
+    settings: Settings  # with the pair that was found
+    pair: Mechanism
+    checkpoint: Checkpoint
     requests: tuple[Request, ...]
     slots: int
     keys: dict[tuple[str, str, str], str]  # by dtype, placement and task
+    spreads: dict[str, mesh.Spread | None]  # by dtype; None: one device has all
 
 
-def plan(settings: Settings, checkpoint: Checkpoint) -> Plan:
-    """Every row that the settings ask for; raises `ExperimentError` where a request is too long."""
+def plan(settings: Settings) -> Plan:
+    """What `run` takes; measures nothing.
+
+    Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule, a length or a number
+    of devices that cannot be used.
+    """
+    pair = placements.found_pair(settings.pair)
+    settings = dataclasses.replace(settings, pair=pair)
+    checkpoint = open_checkpoint(resolve(settings.model))
+    config = checkpoint.config
+    placements.check_rules(settings.rules, shapes(config, settings.dtypes[0]), pair)
     asked = requests(checkpoint, settings.tasks, settings.max_tokens)
-    length = slots(asked, context=settings.context, most=checkpoint.config.max_context)
+    length = slots(asked, context=settings.context, most=config.max_context)
     of = origin(checkpoint)
     keys = {
         (dtype, name, r.task): key(
@@ -84,35 +95,30 @@ def plan(settings: Settings, checkpoint: Checkpoint) -> Plan:
         for r in asked
         for name in settings.placements
     }
-    return Plan(requests=asked, slots=length, keys=keys)
+    return Plan(
+        settings=settings,
+        pair=pair,
+        checkpoint=checkpoint,
+        requests=asked,
+        slots=length,
+        keys=keys,
+        spreads={d: mesh.over(config, d, length, settings.tensor) for d in settings.dtypes},
+    )
 
 
-def run(settings: Settings, results: Results) -> tuple[str, ...]:
-    """Measure what is not yet in `results`; returns the keys of all that was asked for.
-
-    Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a length that
-    cannot be used.
-    """
-    checkpoint = open_checkpoint(resolve(settings.model))
-    planned = plan(settings, checkpoint)
+def run(planned: Plan, results: Results) -> tuple[str, ...]:
+    """Measure what is not yet in `results`; returns the keys of all that was asked for."""
+    settings, checkpoint = planned.settings, planned.checkpoint
     todo = {what: key for what, key in planned.keys.items() if key not in results}
     if not todo:
         return tuple(planned.keys.values())
     tell_redone(results, todo.values())
-    pair = cast(Mechanism, settings.pair)
-    chip = hosts.from_first(lambda: emu.host(pair=pair))
+    chip = hosts.from_first(lambda: emu.host(pair=planned.pair))
     with progress(len(todo), "HumanEval", "answer") as bar:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):
             asked = {r.task: r for r in planned.requests if _of(todo, dtype, r.task)}
             weights = load_weights(checkpoint, dtype)
-            spread = mesh.over(
-                checkpoint.config,
-                dtype,
-                cache_dtype(weights),
-                planned.slots,
-                chip,
-                settings.tensor,
-            )
+            spread = planned.spreads[dtype]
             if spread is not None:
                 weights = spread.layout.put(weights)
             engines = {

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 import emu
+from emu.ranks import Ranks
 from experiments.errors import ExperimentError
 from models.cache import KVCache, new_cache
 from models.config import DecoderConfig
+from models.generate import cache_dtype
 from models.shapes import shapes
 from models.steps import decode_step
 
@@ -20,9 +22,13 @@ class Spread:
     """One decode step of one sequence over several devices."""
 
     work: emu.Work
-    system: emu.System
     layout: emu.Layout
     cache: Any  # the sharding of each of its leaves
+
+    def system(self, chip: emu.Chip) -> emu.System:
+        """The devices, where each is such a chip."""
+        degree = self.layout.mesh.size
+        return emu.System(chip, chips=degree, tensor=degree)
 
     def put_cache(self, cache: KVCache) -> KVCache:
         """The cache, laid over the devices."""
@@ -30,9 +36,7 @@ class Spread:
         return laid
 
 
-def over(
-    config: DecoderConfig, dtype: str, cache_dtype: Any, slots: int, chip: emu.Chip, tensor: int
-) -> Spread | None:
+def over(config: DecoderConfig, dtype: str, slots: int, tensor: int) -> Spread | None:
     """The model over `tensor` devices; 0: over the most that there are and that divide it.
 
     None where one device has it all. Raises ExperimentError where the model cannot be divided so,
@@ -45,28 +49,26 @@ def over(
         )
     if 1 in (tensor, jax.device_count()):
         return None
-    work, cache = _traced(config, dtype, cache_dtype, slots)
+    work, cache = _traced(config, dtype, slots)
     for degree in [tensor] if tensor else range(jax.device_count(), 1, -1):
         try:
-            system = emu.System(chip, chips=degree, tensor=degree)
-            layout = emu.shard(work, system)
+            layout = emu.shard(work, Ranks(tensor=degree, per_expert=degree))
         except emu.EmuError as error:
             if tensor:
                 raise ExperimentError(f"config.tensor is {tensor}: {error}") from error
             continue
         kept = layout.shardings(cache, "cache")
-        return Spread(work=work, system=system, layout=layout, cache=kept)
+        return Spread(work=work, layout=layout, cache=kept)
     return None
 
 
 @functools.cache
-def _traced(
-    config: DecoderConfig, dtype: str, cache_dtype: Any, slots: int
-) -> tuple[emu.Work, KVCache]:
+def _traced(config: DecoderConfig, dtype: str, slots: int) -> tuple[emu.Work, KVCache]:
+    weights = shapes(config, dtype)
     cache = jax.eval_shape(
-        functools.partial(new_cache, config, batch=1, length=slots, dtype=cache_dtype)
+        functools.partial(new_cache, config, batch=1, length=slots, dtype=cache_dtype(weights))
     )
     step = functools.partial(decode_step, config)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    work = emu.trace(step, shapes(config, dtype), cache, tokens, weights=0, cache=1)
+    work = emu.trace(step, weights, cache, tokens, weights=0, cache=1)
     return work, cache

@@ -8,7 +8,7 @@ sweep, each with its reason.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from models import rope
 from models.cache import KVCache
 from models.config import DecoderConfig
 
-PAIR = "persistent-kernel"
+PAIR: Final = "persistent-kernel"
 STEPS = 256  # in one kernel, for which the layers are copied on chip once
 
 _KEPT = ("rope_theta", "rope_scaling", "norm_epsilon")  # what the kernel takes beside the sizes

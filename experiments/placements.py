@@ -10,17 +10,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 import emu
+from emu.chips import Mechanism
+from emu.rules import assign, ordered
 from experiments import persistent
 from experiments.errors import ExperimentError
 from experiments.mesh import Spread
 from experiments.wording import mb
-from kernels.persistent import room_bytes
 
 NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rules")
-PAIRS = ("rotation", "memory-kind", persistent.PAIR)
+# In the order in which they are looked for: where the device has an on-chip memory, it is that.
+PAIRS: tuple[Mechanism, ...] = ("rotation", persistent.PAIR, "memory-kind")
 FOUND = "found"  # a config's pair, until it is known where it runs
 
 Rules = tuple[tuple[str, str], ...]
@@ -37,25 +37,46 @@ def check(names: Sequence[str], rules: Rules, pair: str) -> None:
         raise ExperimentError(f"a placement is named twice: {', '.join(names)}")
     if bool(rules) != ("rules" in names):
         raise ExperimentError("the placement 'rules' and the config's rules go together: give both")
-    if pair not in PAIRS:
-        raise ExperimentError(f"there is no pair {pair!r}: there are {', '.join(PAIRS)}")
+    if pair not in (FOUND, *PAIRS):
+        known = ", ".join((FOUND, *PAIRS))
+        raise ExperimentError(f"there is no pair {pair!r}: there are {known}")
 
 
-def found_pair(pair: str, *, in_one_kernel: bool = False) -> str:
+def found_pair(pair: str, *, in_one_kernel: bool = False) -> Mechanism:
     """The pair that a config means on this machine: a TPU's on-chip memory is no cache.
 
     `in_one_kernel`: whether what is timed has the form that a scratchpad needs (`emu.persistent`).
+    Raises ExperimentError for a pair that this machine does not have.
     """
     if pair == persistent.PAIR and not in_one_kernel:
         raise ExperimentError(
             f"pair {pair!r} is the residency sweep's alone: its kernel runs layers, and answers "
             "need tokens; --config.pair=memory-kind takes whole models"
         )
-    if pair != FOUND:
-        return pair
-    if jax.default_backend() != "tpu":
-        return "rotation"
-    return persistent.PAIR if in_one_kernel and room_bytes() else "memory-kind"
+    here = emu.host_pairs()
+    usable = [one for one in PAIRS if one in here and (in_one_kernel or one != persistent.PAIR)]
+    for one in usable:
+        if pair in (FOUND, one):
+            return one
+    asked = "two memories" if pair == FOUND else f"pair {pair!r}"
+    raise ExperimentError(f"this machine has no {asked}: it has {', '.join(usable) or 'none'}")
+
+
+def check_rules(rules: Rules, weights: Any, pair: Mechanism) -> None:
+    """Refuse rules that do not fit a tree of weights (or their shapes), or name no memory here.
+
+    Raises EmuError, ExperimentError. A placement finds out too, after the machine was measured.
+    """
+    if not rules:
+        return
+    assign(ordered(rules), emu.leaves_of(weights))
+    known = ("on-chip", "off-chip", *emu.host_pairs()[pair])
+    for pattern, memory in rules:
+        if memory not in known:
+            raise ExperimentError(
+                f"rule {pattern!r} -> {memory!r}: there is no such memory here by {pair}: there "
+                f"are {', '.join(known)}"
+            )
 
 
 def rules_of(name: str, layers: int, rules: Rules = ()) -> str | Rules:
@@ -130,8 +151,9 @@ def placed(
         of_weights = rules_of(name, layers, rules)
         placement = emu.place(work, emu.System(chip), of_weights, allow_overflow=True)
     else:
-        work, devices = spread.work, spread.system.chips
-        placement = with_cache(work, spread.system, name, layers=layers, rules=rules)
+        work, system = spread.work, spread.system(chip)
+        devices = system.chips
+        placement = with_cache(work, system, name, layers=layers, rules=rules)
     excess = placement.excess_bytes.get(near.name, 0)
     return placement, {
         "placement": name,

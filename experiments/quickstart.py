@@ -22,8 +22,6 @@ from experiments.cliff_summary import Point
 from experiments.decode_summary import Answer, answered, groups
 from experiments.results import Results, Row
 from experiments.wording import figures, listed, mb, ms
-from models.checkpoint import open_checkpoint
-from models.named import resolve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,15 +33,15 @@ class Settings:
     humaneval: decode_latency.Settings
 
 
-def run(settings: Settings, results: Results) -> tuple[str, ...]:
+def plan(settings: Settings) -> tuple[cliff.Plan, decode_latency.Plan]:
+    """What `run` takes: what cannot be done is said before the first part has taken its minutes."""
+    return cliff.plan(settings.cliff), decode_latency.plan(settings.humaneval)
+
+
+def run(planned: tuple[cliff.Plan, decode_latency.Plan], results: Results) -> tuple[str, ...]:
     """Measure what is not yet in `results`; returns the keys of all that was asked for."""
-    checkpoint = open_checkpoint(resolve(settings.model))
-    cliff.plan(settings.cliff, checkpoint)  # what cannot be done is said before the first
-    decode_latency.plan(settings.humaneval, checkpoint)  # part has taken its minutes
-    return (
-        *cliff.run(settings.cliff, results),
-        *decode_latency.run(settings.humaneval, results),
-    )
+    sweep, answers = planned
+    return (*cliff.run(sweep, results), *decode_latency.run(answers, results))
 
 
 def report(settings: Settings, rows: Sequence[Row]) -> Report:

@@ -38,14 +38,20 @@ _PROFILE = flags.DEFINE_bool("profile", False, "leave a trace of jax.profiler be
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What `run.py` needs of an experiment; `run` returns the keys of all that was asked for."""
+    """What `run.py` needs of an experiment.
+
+    `plan` makes of the settings what `run` takes, and refuses what this machine or model cannot do;
+    `run` returns the keys of all that was asked for.
+    """
 
     settings: type[Any]
+    plan: Callable[[Any], Any]
     run: Callable[[Any, Results], tuple[str, ...]]
     report: Callable[[Any, Sequence[Row]], Report]
 
 
-# By their names: the module of each one's settings and `run`, and that of its `report`. Only the
+# By their names: the module of each one's settings, `run` and (some have one) `plan`, and that of its
+# `report`. Only the
 # module that a config asks for is loaded: all of them take two seconds more.
 EXPERIMENTS = {
     "residency_cliff": ("cliff", "cliff"),
@@ -63,7 +69,12 @@ EXPERIMENTS = {
 def load(name: str) -> Experiment:
     """One of EXPERIMENTS."""
     module, reports = (importlib.import_module(f"experiments.{m}") for m in EXPERIMENTS[name])
-    return Experiment(settings=module.Settings, run=module.run, report=reports.report)
+    return Experiment(
+        settings=module.Settings,
+        plan=getattr(module, "plan", lambda settings: settings),
+        run=module.run,
+        report=reports.report,
+    )
 
 
 def main() -> None:
@@ -72,21 +83,24 @@ def main() -> None:
         missing = "--config=experiments/configs/quickstart.py" if _CONFIG.value is None else ""
         missing = f"{missing} {'' if _WORKDIR.value else '--workdir=DIR'}".strip()
         raise ExperimentError(f"something is missing: give {missing}")
-    hosts.join()
-    devices.check(_DEVICE.value)
+    # In the order of what they take: nothing is measured, or waited for, that cannot be used.
     experiment, settings = chosen(_CONFIG.value, _EXECUTOR.value)
     results = open_results(_WORKDIR.value)
-    if jax.process_count() > 1:
-        results = hosts.SharedResults(results)
-    with results, hosts.together():
-        rows.check_machine(results)
-        with profiling.into(results) if _PROFILE.value else contextlib.nullcontext():
-            keys = experiment.run(settings, results)
-        wanted = [results[key] for key in keys]
-        report = experiment.report(settings, wanted)
-        answer = (*report.answer, *facts.warning(wanted))
-        report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
-        written = [results.put(*file) for file in emu.report.files(report).items()]
+    hosts.join()
+    with hosts.together():
+        devices.check(_DEVICE.value)
+        planned = experiment.plan(settings)
+        if jax.process_count() > 1:
+            results = hosts.SharedResults(results)
+        with results:
+            rows.check_machine(results)
+            with profiling.into(results) if _PROFILE.value else contextlib.nullcontext():
+                keys = experiment.run(planned, results)
+            wanted = [results[key] for key in keys]
+            report = experiment.report(settings, wanted)
+            answer = (*report.answer, *facts.warning(wanted))
+            report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
+            written = [results.put(*file) for file in emu.report.files(report).items()]
     hosts.say("\n" + emu.report.text(report))
     for path in (*written, results.path):
         hosts.say(str(path))

@@ -19,6 +19,7 @@ from emu.chips import Chip, Mechanism, Sourced
 from emu.errors import EmuError
 from emu.machine import machine
 from emu.measure import MOST_DISTURBED
+from emu.pairs import pairs
 from emu.probe import Probed, probe
 from emu.stacks import IDEAL, Stack
 
@@ -37,16 +38,20 @@ def host(refresh: bool = False, pair: Mechanism | None = None) -> Chip:
     or written, is told of in the log, and what was measured is returned all the same.
 
     Raises:
-      EmuError: this machine has no such pair of memories.
+      EmuError: this machine has no such pair of memories; nothing is measured then.
     """
+    if pair is not None and pair not in (known := host_pairs()):
+        raise EmuError(f"this machine has no pair {pair!r}: it has {', '.join(sorted(known))}")
     chip = _kept_or_measured(refresh).chip
     if pair is None:
         return chip
     memories = tuple(memory for memory in chip.memories if memory.mechanism == pair)
-    if not memories:
-        known = sorted({memory.mechanism for memory in chip.memories if memory.mechanism})
-        raise EmuError(f"{chip.name} has no pair {pair!r}: it has {', '.join(known)}")
     return dataclasses.replace(chip, memories=memories)
+
+
+def host_pairs() -> dict[Mechanism, tuple[str, str]]:
+    """This machine's pairs, as names of an on-chip and an off-chip memory; measures nothing."""
+    return pairs(machine())
 
 
 def host_stack() -> Stack:

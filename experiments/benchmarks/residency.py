@@ -31,7 +31,7 @@ def measured(model: str, dtypes: tuple[str, ...]) -> list[Point]:
         fresh_host=True,  # in the same run as what is held against it
     )
     with tempfile.TemporaryDirectory() as folder, ResultsFile(Path(folder)) as results:
-        cliff.run(settings, results)
+        cliff.run(cliff.plan(settings), results)
         return [cliff_summary.point(row) for row in results.rows]
 
 

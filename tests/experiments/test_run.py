@@ -180,16 +180,31 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> No
         ([*CLIFF, "--config.rounds=many"], "--config.rounds=many: invalid literal for int()"),
         ([*CLIFF, "--config.layers=(1,9)"], "has 1 to 2 layers, not 9"),
         ([*CLIFF, "--config.model=not/there"], "not/there"),
+        ([*CLIFF, "--config.pair=persistent-kernel"], "no pair 'persistent-kernel': it has rot"),
+        (
+            [*HUMANEVAL, "--config.placements=('rules',)", "--config.rules=(('**','hbm'),)"],
+            "rule '**' -> 'hbm': there is no such memory here by rotation",
+        ),
         ([*CLIFF, "--config.context=100000000000"], "config.context is 100000000000, and the"),
         ([*HUMANEVAL, "--config.context=64"], "config.context is 64: raise it"),
         ([], "give --config=experiments/configs/quickstart.py"),
     ],
 )
-def test_bad_input_is_one_line(run: Run, tmp_path: Path, flags: list[str], message: str) -> None:
-    done = run(tmp_path, *flags)
+def test_bad_input_is_one_line_before_anything_is_measured(
+    environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    done = subprocess.run(
+        command(tmp_path / "results", *flags),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        # Nothing there says what the machine is: measuring it would be told of.
+        env={**environment, "XDG_CACHE_HOME": str(tmp_path / "empty")},
+        check=False,
+    )
     assert_refused(done, message)
     assert len(done.stderr.strip().splitlines()) == 1
-    assert rows(tmp_path) == []
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from experiments.turns import by_turns
         ({"dtypes": ("int3",)}, "there is no dtype 'int3': there are float32, bfloat16, int8"),
         ({"dtypes": ()}, "name each dtype once"),
         ({"dtypes": ("int8", "int8")}, "name each dtype once"),
-        ({"pair": "magic"}, "there is no pair 'magic': there are rotation, memory-kind, p"),
+        ({"pair": "magic"}, "there is no pair 'magic': there are found, rotation, p"),
         ({"placements": ("nowhere",)}, "there is no placement 'nowhere': there are on-chip"),
         ({"placements": ()}, "name at least one placement"),
         ({"placements": ("fit", "fit")}, "a placement is named twice"),

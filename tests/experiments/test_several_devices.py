@@ -28,16 +28,34 @@ def test_the_model_is_spread_over_the_devices_that_are_there(
     found = rows(tmp_path)
     assert [row["measured"]["mesh"] for row in found] == [{"tensor": 2}] * 2
     assert all(row["machine"]["devices"] == 2 for row in found)
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (2, "config.tensor is 3, and there are 2 devices: lower it"),
+        (8, "config.tensor is 3: "),  # four heads
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused_before_anything_is_measured(
+    environment: dict[str, str], tmp_path: Path, devices: int, message: str
+) -> None:
     wrong = subprocess.run(
-        command(tmp_path, *HUMANEVAL, "--config.tensor=3"),
+        command(tmp_path / "results", *HUMANEVAL, "--config.tensor=3"),
         capture_output=True,
         text=True,
-        env={**environment, "XLA_FLAGS": TWO_DEVICES},
+        env={
+            **environment,
+            "XDG_CACHE_HOME": str(tmp_path / "empty"),  # where nothing says what the machine is
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
         timeout=120,
         check=False,
     )
     assert wrong.returncode == 1
-    assert "config.tensor is 3, and there are 2 devices: lower it" in wrong.stderr
+    (line,) = wrong.stderr.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "results").exists()
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ from jax.sharding import use_abstract_mesh
 
 import emu.report
 import kernels
+import kernels.persistent
 import kernels.products
 from emu import host_file
 from emu.machine import machine
@@ -65,7 +66,8 @@ def sweep(workdir, **more):
     config.update({"model": MODEL, **small, **more})
     experiment, settings = chosen(config)
     with open_results(str(workdir)) as results:
-        rows = [results[key] for key in experiment.run(settings, results)]
+        keys = experiment.run(experiment.plan(settings), results)
+        rows = [results[key] for key in keys]
         assert len(rows) == len(results.rows)
     return rows, emu.report.text(experiment.report(settings, rows))
 
@@ -100,9 +102,13 @@ def test_what_the_kernel_cannot_take_is_refused(tpu, monkeypatch, tmp_path):
     with pytest.raises(ExperimentError, match="pair=memory-kind takes any model"):
         sweep(tmp_path, model="tests/golden/tiny_qwen2")
     config = quickstart.get_config()
-    _, settings = chosen(config)
-    assert (settings.cliff.pair, settings.humaneval.pair) == (persistent.PAIR, "memory-kind")
+    config.model = config.cliff.model = config.humaneval.model = MODEL
+    config.cliff.layers = (2,)
+    config.humaneval.tasks = 1
+    experiment, settings = chosen(config)
+    sweep_of, answers = experiment.plan(settings)
+    assert (sweep_of.pair, answers.pair) == (persistent.PAIR, "memory-kind")
     with pytest.raises(ExperimentError, match="is the residency sweep's alone"):
         placements.found_pair(persistent.PAIR)
-    monkeypatch.setattr(placements, "room_bytes", lambda: 0)  # as on a TPU v4
+    monkeypatch.setattr(kernels.persistent, "room_bytes", lambda: 0)  # as on a TPU v4
     assert placements.found_pair("found", in_one_kernel=True) == "memory-kind"
