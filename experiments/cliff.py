@@ -134,8 +134,6 @@ def plan(settings: Settings) -> Plan:
     Raises `ModelError`, `EmuError` and `ExperimentError` for a model, a rule or a size that cannot
     be used.
     """
-    if jax.process_count() > 1:
-        raise ExperimentError("the sweep times one device: run it on one host, without --hosts")
     pair = placements.found_pair(settings.pair, in_one_kernel=True)
     settings = dataclasses.replace(settings, pair=pair)
     checkpoint = open_checkpoint(resolve(settings.model))

@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from experiments import meeting
 from experiments.errors import ExperimentError
 from experiments.results import Results, Row
 
@@ -32,11 +33,15 @@ HEARTBEAT_S = 30  # a host that is silent for so long is lost
 
 T = TypeVar("T")
 
-_ended: list[int] = []  # the exit status, once this host ends before its work is done
+_failed: list[BaseException] = []  # what ended this host before its work was done
 
 
-def join() -> None:
+def join(asked: str, *, several: bool) -> None:
     """Meet the other hosts, if there are any; before JAX is used for anything else.
+
+    Args:
+      asked: what this host is to run; the same text on all hosts.
+      several: whether that can be run by several hosts.
 
     Raises ExperimentError for flags that do not go together, or hosts that do not come.
     """
@@ -48,12 +53,17 @@ def join() -> None:
             "all three, the host below the hosts, such as --hosts=2 --host=1 "
             "--coordinator=10.0.0.2:8476"
         )
+    if not several:
+        raise ExperimentError("this experiment runs on one host: leave --hosts out")
+    meeting.meet(_HOSTS.value, _HOST.value, _COORDINATOR.value, asked)
+    # It takes SIGTERM for itself, so that programs can save what they hold at a step of all.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             _COORDINATOR.value,
             _HOSTS.value,
             _HOST.value,
-            initialization_timeout=120,
+            initialization_timeout=60,
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
         atexit.register(_leave_at_once)  # before JAX's own, which meets the others once more
@@ -95,7 +105,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _ended.append(getattr(error, "status", 1))
+        _failed.append(error)
         if not isinstance(error, jax.errors.JaxRuntimeError | ValueError):
             raise
         lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
@@ -110,10 +120,10 @@ def together() -> Iterator[None]:
 
 def _leave_at_once() -> None:
     """End without waiting for hosts that are gone, or that wait for this one."""
-    if _ended:
+    if _failed:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(_ended[0])
+        os._exit(1)
 
 
 class SharedResults:

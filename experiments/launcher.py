@@ -5,6 +5,8 @@ error and exit status 1. SIGTERM and ctrl-C end in one line too, with the shell'
 Anything else is a bug of ours and keeps its traceback.
 """
 
+import contextlib
+import os
 import re
 import signal
 import sys
@@ -22,6 +24,8 @@ from experiments.errors import ExperimentError
 from experiments.settings import flat_keys, unknown
 from models.errors import ModelError
 
+_SOON_S = 0.01
+
 USER_ERRORS = (ModelError, EmuError, ExperimentError, OSError)
 
 
@@ -37,7 +41,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        self.status = 128 + number  # as a shell tells of it
 
 
 def launch(main: Callable[[], None], *, goes_on: bool = False) -> NoReturn:
@@ -51,6 +55,7 @@ def launch(main: Callable[[], None], *, goes_on: bool = False) -> NoReturn:
     def guarded(rest: list[str]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
+        sys.unraisablehook = _not_lost
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it lacks
         logging.get_absl_handler().setFormatter(_Plain())
@@ -61,7 +66,7 @@ def launch(main: Callable[[], None], *, goes_on: bool = False) -> NoReturn:
         except Stopped as stopped:
             again = "; what was finished is kept, and the same command goes on from there"
             print(f"\nstopped by {stopped}{again if goes_on else ''}", file=sys.stderr)
-            sys.exit(stopped.status)
+            _leave(stopped.status)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output went away; nothing to tell anyone
             sys.exit(1)
@@ -149,3 +154,26 @@ def _stop(number: int, frame: types.FrameType | None) -> NoReturn:
     del frame
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     raise Stopped(number)
+
+
+def _not_lost(error: "sys.UnraisableHookArgs") -> None:
+    """Stop a little later where the signal came inside what cannot raise, such as a destructor."""
+    stopped = error.exc_value
+    if not isinstance(stopped, Stopped):
+        sys.__unraisablehook__(error)
+        return
+
+    def again(number: int, frame: types.FrameType | None) -> NoReturn:
+        del number, frame
+        raise stopped
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _SOON_S)
+
+
+def _leave(status: int) -> NoReturn:
+    """End without taking JAX apart: a signal comes at any moment, also while its programs run."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the reader went away
+            stream.flush()
+    os._exit(status)

@@ -48,11 +48,11 @@ class Experiment:
     plan: Callable[[Any], Any]
     run: Callable[[Any, Results], tuple[str, ...]]
     report: Callable[[Any, Sequence[Row]], Report]
+    several_hosts: bool  # whether they can run it together
 
 
-# By their names: the module of each one's settings, `run` and (some have one) `plan`, and that of its
-# `report`. Only the
-# module that a config asks for is loaded: all of them take two seconds more.
+# By their names: the module of each one's settings, `run` and perhaps `plan`, and that of its
+# `report`. Only the module that a config asks for is loaded: all of them take two seconds more.
 EXPERIMENTS = {
     "residency_cliff": ("cliff", "cliff"),
     "humaneval": ("decode_latency", "decode_latency"),
@@ -74,6 +74,7 @@ def load(name: str) -> Experiment:
         plan=getattr(module, "plan", lambda settings: settings),
         run=module.run,
         report=reports.report,
+        several_hosts=name == "humaneval",
     )
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     # In the order of what they take: nothing is measured, or waited for, that cannot be used.
     experiment, settings = chosen(_CONFIG.value, _EXECUTOR.value)
     results = open_results(_WORKDIR.value)
-    hosts.join()
+    hosts.join(repr((_CONFIG.value.experiment, settings)), several=experiment.several_hosts)
     with hosts.together():
         devices.check(_DEVICE.value)
         planned = experiment.plan(settings)

@@ -32,21 +32,98 @@ for path in sys.argv[1:]:
 print(json.dumps(found))
 """
 
+# What a dry run does before it asks an account: which offer of which cloud it would take.
+OPTIMIZER = """
+import json, pathlib, sys, yaml
+import sky
+from sky import check, dag, exceptions, global_user_state, optimizer
+from sky.clouds.cloud import CloudCapability
+from sky.skylet.constants import CATALOG_SCHEMA_VERSION
+for name, text in json.loads((pathlib.Path.home() / "catalogue.json").read_text()).items():
+    file = pathlib.Path.home() / ".sky" / "catalogs" / CATALOG_SCHEMA_VERSION / f"{name}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+where = "default"
+global_user_state.set_allowed_clouds(check._get_workspace_allowed_clouds(where), where)
+global_user_state.set_enabled_clouds(["GCP", "RunPod"], CloudCapability.COMPUTE, where)
+found = {}
+for path in sys.argv[1:]:
+    config = yaml.safe_load(open(path))
+    task = sky.Task.from_yaml_config(config, env_overrides=[("WORKDIR", "gs://bucket/folder")])
+    with dag.Dag() as one:
+        one.add(task)
+    try:
+        optimizer.Optimizer.optimize(one, quiet=True)
+    except exceptions.ResourcesUnavailableError as error:
+        found[path] = str(error).splitlines()[0]
+    else:
+        best = task.best_resources
+        found[path] = [str(best.cloud), best.instance_type, best.use_spot]
+print(json.dumps(found))
+"""
+# One offer for each, by the names of SkyPilot's own catalogue; the prices decide nothing here.
+CATALOGUE = {
+    "gcp/vms": """\
+InstanceType,vCPUs,MemoryGiB,AcceleratorName,AcceleratorCount,GpuInfo,Region,AvailabilityZone,Price,SpotPrice
+a3-highgpu-1g,26,234,,,,us-central1,us-central1-a,1,1
+n1-highmem-8,8,52,,,,us-central1,us-central1-a,1,1
+,,,H100,1,{},us-central1,us-central1-a,1,1
+,,,tpu-v5litepod-1,1,tpu-v5litepod-1,us-central1,us-central1-a,1,1
+,,,tpu-v6e-1,1,tpu-v6e-1,us-central1,us-central1-a,1,1
+""",
+    "runpod/vms": """\
+InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Region,SpotPrice,Price,AvailabilityZone,GpuInfo
+1x_B200_SECURE,B200,1,28,180,US,1,1,US-CA-2,{}
+1x_MI300X_SECURE,MI300X,1,24,283,RO,1,1,EU-RO-1,{}
+""",
+    "gcp/images": "Tag,Region,OS,OSVersion,ImageId,CreationDate,BaseImageId\n",
+    "gcp/accelerator_quota_mapping": "Accelerator,QuotaName\n",
+    "common/accelerators": """\
+AcceleratorName,Clouds
+B200,['RunPod']
+H100,['GCP']
+MI300X,['RunPod']
+tpu-v5litepod,['GCP']
+tpu-v6e,['GCP']
+""",
+}
 
-def test_skypilot_loads_every_task(tmp_path: Path) -> None:
+
+def in_skypilot(program: str, files: list[str], home: Path) -> dict[str, object]:
+    """What a program prints that runs in SkyPilot, with a home folder and no account."""
     if importlib.util.find_spec("sky") is None:
         pytest.skip("needs SkyPilot: pip install -e '.[sky]'")
-    files = [str(LAUNCH / f"{name}.yaml") for name in TASKS]
     done = subprocess.run(
-        [sys.executable, "-c", LOADER, *files],
+        [sys.executable, "-c", program, *files],
         capture_output=True,
         text=True,
-        env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
+        env={**os.environ, "HOME": str(home), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = json.loads(done.stdout.splitlines()[-1])
-    assert loaded == {
+    printed: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
+def test_skypilot_would_take_an_offer_for_every_task(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.json").write_text(json.dumps(CATALOGUE))
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((LAUNCH / "tpu-v6e.yaml").read_text().replace("tpu-v6e-1:1", "tpu-v6e-3:1"))
+    files = {name: str(LAUNCH / f"{name}.yaml") for name in TASKS}
+    taken = in_skypilot(OPTIMIZER, [*files.values(), str(wrong)], tmp_path)
+    assert {name: taken[file] for name, file in files.items()} == {
+        "h100": ["GCP", "a3-highgpu-1g", True],
+        "b200": ["RunPod", "1x_B200_SECURE", True],
+        "mi300x": ["RunPod", "1x_MI300X_SECURE", True],
+        "tpu-v5e": ["GCP", "TPU-VM", True],
+        "tpu-v6e": ["GCP", "TPU-VM", True],
+    }
+    assert "does not contain any instances" in str(taken[str(wrong)])
+
+
+def test_skypilot_loads_every_task(tmp_path: Path) -> None:
+    files = [str(LAUNCH / f"{name}.yaml") for name in TASKS]
+    assert in_skypilot(LOADER, files, tmp_path) == {
         file: [[accelerator], True, "gs://bucket/folder"]
         for file, accelerator in zip(files, TASKS.values(), strict=True)
     }

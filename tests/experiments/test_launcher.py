@@ -107,13 +107,35 @@ def test_a_users_error_is_one_line_and_a_bug_keeps_its_traceback() -> None:
     assert (disk.returncode, err) == (1, "error: /nowhere/at/all: No such file or directory\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_in_one_line(number: signal.Signals) -> None:
-    process = launched("print('ready', flush=True)\ntime.sleep(60)")
+SLEEPS = "print('ready', flush=True)\ntime.sleep(60)"
+# Nothing is taken apart, since programs may be running.
+LEAVES_AT_ONCE = "import atexit\natexit.register(print, 'taken apart')\n" + SLEEPS
+IN_A_DESTRUCTOR = """
+class Held:
+    def __del__(self):
+        print('ready', flush=True)
+        time.sleep(60)
+held = Held()
+del held
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "body"),
+    [
+        (signal.SIGTERM, LEAVES_AT_ONCE),
+        (signal.SIGINT, SLEEPS),
+        (signal.SIGTERM, IN_A_DESTRUCTOR),
+    ],
+)
+def test_a_signal_ends_in_one_line(number: signal.Signals, body: str) -> None:
+    process = launched(body)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=30)
+    assert out == ""
     assert process.returncode == 128 + number
     assert err.strip() == (
         f"stopped by {number.name}; what was finished is kept, and the same command goes on from "

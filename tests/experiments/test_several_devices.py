@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.conftest import TWO_DEVICES
-from tests.experiments.test_run import HUMANEVAL, command, rows
+from tests.experiments.test_run import CLIFF, HUMANEVAL, command, rows
 
 
 def test_the_model_is_spread_over_the_devices_that_are_there(
@@ -109,6 +109,20 @@ def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts, tmp_path: Pat
     assert all(row["measured"]["mesh"] == {"tensor": 2} for row in kept)
 
 
+def test_a_host_that_is_preempted_says_so(hosts, tmp_path: Path) -> None:
+    first, second = hosts("--config.tasks=6", "--config.max_tokens=64")
+    limit = time.monotonic() + 120
+    while not rows(tmp_path) and first.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM, errors
+    assert "stopped by SIGTERM; what was finished is kept" in errors
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode != 0
+
+
 def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
     first, second = hosts("--config.tasks=1")
     out, errors = first.communicate(timeout=120)
@@ -136,6 +150,8 @@ def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
     [
         (["--hosts=2"], "give all three, the host below the hosts"),
         (["--hosts=2", "--host=2", "--coordinator=127.0.0.1:1"], "give all three"),
+        (["--hosts=2", "--host=1", "--coordinator=nowhere"], "give the address and a free port"),
+        ([*CLIFF, "--hosts=2", "--coordinator=127.0.0.1:1"], "this experiment runs on one host"),
     ],
 )
 def test_flags_that_do_not_go_together(
