@@ -6,7 +6,6 @@ was when the same command is given again. Another config in the same workdir add
 report is about the last config.
 """
 
-import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
@@ -95,13 +94,13 @@ def main() -> None:
             results = hosts.SharedResults(results)
         with results:
             rows.check_machine(results)
-            with profiling.into(results) if _PROFILE.value else contextlib.nullcontext():
+            with profiling.into(results, _PROFILE.value) as traces:
                 keys = experiment.run(planned, results)
             wanted = [results[key] for key in keys]
             report = experiment.report(settings, wanted)
             answer = (*report.answer, *facts.warning(wanted))
             report = dataclasses.replace(report, answer=answer, facts=facts.tables(wanted))
-            written = [results.put(*file) for file in emu.report.files(report).items()]
+            written = [results.put(*file) for file in emu.report.files(report).items()] + traces
     hosts.say("\n" + emu.report.text(report))
     for path in (*written, results.path):
         hosts.say(str(path))

@@ -1,5 +1,6 @@
 """The experiments end to end, on a tiny model and on a machine whose memories are made up."""
 
+import gzip
 import json
 import os
 import random
@@ -153,7 +154,12 @@ def test_rules_in_the_config(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Every placement that was measured" in done.stdout
     assert "A step called from Python, and one of many in one program" in done.stdout
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")  # for ui.perfetto.dev
+    assert str(trace) in done.stdout
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    assert any("fusion" in event.get("name", "") for event in events)  # what XLA ran
+    assert not any(event.get("name", "").startswith("$") for event in events)  # and no Python
     assert "p99 of all" in done.stdout
     (row,) = rows(tmp_path)
     assert 0 < row["measured"]["on_chip_bytes"] < row["measured"]["weight_bytes"]
