@@ -148,9 +148,12 @@ def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--hosts=2"], "give all three, the host below the hosts"),
-        (["--hosts=2", "--host=2", "--coordinator=127.0.0.1:1"], "give all three"),
-        (["--hosts=2", "--host=1", "--coordinator=nowhere"], "give the address and a free port"),
+        ([*HUMANEVAL, "--hosts=2"], "give all three, the host below the hosts"),
+        ([*HUMANEVAL, "--hosts=2", "--host=2", "--coordinator=127.0.0.1:1"], "give all three"),
+        (
+            [*HUMANEVAL, "--hosts=2", "--host=1", "--coordinator=nowhere"],
+            "give the address and a free port",
+        ),
         ([*CLIFF, "--hosts=2", "--coordinator=127.0.0.1:1"], "this experiment runs on one host"),
     ],
 )
@@ -158,7 +161,7 @@ def test_flags_that_do_not_go_together(
     environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
 ) -> None:
     done = subprocess.run(
-        command(tmp_path, *HUMANEVAL, *flags),
+        command(tmp_path, *flags),
         capture_output=True,
         text=True,
         env=environment,
