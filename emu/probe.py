@@ -21,6 +21,7 @@ from emu.device_kinds import memory_of
 from emu.edge import Edge, edge
 from emu.errors import EmuError
 from emu.machine import Machine, told_cache_bytes
+from emu.pairs import Names, pairs
 from emu.rotation import CACHES_READ
 from emu.small_steps import small_steps
 from emu.streams import DTYPES, TRIES, Stream, Timing
@@ -120,11 +121,15 @@ def probe(machine: Machine) -> Probed:
     with tqdm(desc="measuring this machine's memories", unit=" timings", disable=None) as bar:
         prober = Prober(machine, bar)
         per_step_s, per_kernel_s = prober.starts()
-        own = _scratchpad_pair(prober) if machine.platform == "tpu" else _rotation_pair(prober)
-        kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
-        by_kind = _kind_pair(prober, own) if {"device", "pinned_host"} <= kinds else ()
-        if not own and not by_kind:
+        here = pairs(machine)
+        if not here:
             raise EmuError(f"{jax.local_devices()[0]} has no two memories that emu can tell apart")
+        own: tuple[Memory, ...] = ()
+        if "rotation" in here:
+            own = _rotation_pair(prober, here["rotation"])
+        elif "persistent-kernel" in here:
+            own = _scratchpad_pair(prober, here["persistent-kernel"])
+        by_kind = _kind_pair(prober, own) if "memory-kind" in here else ()
         cores = f", {machine.cores} cores" if machine.platform == "cpu" else ""
         chip = Chip(
             name=f"host ({machine.name}{cores})",
@@ -140,7 +145,7 @@ def probe(machine: Machine) -> Probed:
         )
 
 
-def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
+def _rotation_pair(prober: Prober, names: Names) -> tuple[Memory, ...]:
     """The last-level cache and the memory behind it."""
     on_cpu = prober.machine.platform == "cpu"
     known = memory_of(prober.machine.name, "on-chip")
@@ -155,17 +160,14 @@ def _rotation_pair(prober: Prober) -> tuple[Memory, ...]:
         inside = [n for n in reads if n <= 0.9 * held] or reads[:1]
         hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
         cold[dtype] = [prober.time(Stream.cold(dtype, n, CACHES_READ * reach)) for n in reads]
-    names = ("llc", "dram") if on_cpu else (known.name if known else "l2", "hbm")
     return _streamed_pair(prober, "rotation", names, capacity, hot, cold)
 
 
-def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
-    """A TPU's VMEM, as far as a kernel can keep weights there, and its HBM; () where it cannot."""
+def _scratchpad_pair(prober: Prober, names: Names) -> tuple[Memory, ...]:
+    """A TPU's VMEM, as far as a kernel can keep weights there, and its HBM."""
     from kernels.persistent import room_bytes  # noqa: PLC0415 - Pallas, which only TPUs need
 
     room = room_bytes()
-    if not room:
-        return ()
     capacity = Sourced(
         value=room,
         source=f"jax's table of TPUs, {prober.machine.name}: one core's, less what a kernel takes",
@@ -179,13 +181,13 @@ def _scratchpad_pair(prober: Prober) -> tuple[Memory, ...]:
         dtype: [prober.time(Stream.cold(dtype, n, PAST_ANY_CACHE_BYTES)) for n in READS]
         for dtype in DTYPES
     }
-    return _streamed_pair(prober, "persistent-kernel", ("vmem", "hbm"), capacity, held, cold)
+    return _streamed_pair(prober, "persistent-kernel", names, capacity, held, cold)
 
 
 def _streamed_pair(
     prober: Prober,
     mechanism: Mechanism,
-    names: tuple[str, str],
+    names: Names,
     capacity: Sourced,
     near: dict[str, list[Timing]],
     far: dict[str, list[Timing]],

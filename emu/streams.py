@@ -31,8 +31,8 @@ HELD_REPEATS = 1024
 HELD_MATRICES = 16  # in a set, at the most
 # Read by one program, if that is not too many products: longer than calling the next one takes,
 # which on an H200's host was 40 µs.
-CALL_BYTES = {"cpu": 64_000_000}
-ACCELERATORS_CALL_BYTES = 1_000_000_000
+CPU_CALL_BYTES = 64_000_000
+ACCELERATOR_CALL_BYTES = 1_000_000_000
 
 # Rounds short enough that some fall between other processes' time slices.
 ROUNDS = 25
@@ -135,7 +135,7 @@ class Stream:
 
 def call_bytes() -> int:
     """How much one program reads, at the most, on JAX's default backend."""
-    return CALL_BYTES.get(jax.default_backend(), ACCELERATORS_CALL_BYTES)
+    return CPU_CALL_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_CALL_BYTES
 
 
 def of_rounds(

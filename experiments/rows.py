@@ -23,7 +23,7 @@ from models.fingerprint import fingerprint
 Origin = dict[str, str]
 
 _AT = " @ "
-DIGITS = 7  # of a figure in a row: no measurement has more, and rows are kept in version control
+DIGITS = 10  # of a figure in a row: no measurement has as many
 
 
 def origin(checkpoint: Checkpoint) -> Origin:

@@ -6,7 +6,7 @@ import pytest
 
 NEEDS = "needs "  # how such a skip's reason begins
 TESTS = Path(__file__).parent
-# Over half a minute each, longest first: started last, one keeps a worker while the others idle.
+# Files that take long, about the longest first: started last, one keeps a worker while others idle.
 LONGEST = (
     "experiments/test_run.py",
     "models/test_zoo_golden.py",

@@ -105,10 +105,8 @@ def test_cliff_measures_reports_and_goes_on(run: Run, tmp_path: Path) -> None:
         assert row["machine"]["backend"] == "cpu"
         # A step, 10 µs, and its kernels of 2 µs each take at least as much.
         assert row["measured"]["predicted_s"] > 12e-6
-        # Rows keep seven digits, so that each of the three figures is off by up to 5e-7 of itself.
-        ratio = row["measured"]["predicted_s"] / latency["median_s"]
-        off = row["measured"]["prediction_error"] - (ratio - 1)
-        assert abs(off) <= 1.01e-6 * ratio + 5.1e-7 * abs(ratio - 1)
+        error = row["measured"]["predicted_s"] / latency["median_s"] - 1
+        assert row["measured"]["prediction_error"] == pytest.approx(error)
         assert row["versions"]["jax"]
         assert set(row["git"]) == {"commit", "dirty"}
         assert row["config"]["model"] == MODEL
