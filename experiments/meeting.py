@@ -48,7 +48,7 @@ def meet(
     if host == 0:
         _gather(said, coordinator, int(port), end)
     else:
-        _report(said, (name.strip("[]"), int(port)), coordinator, end)
+        _report(said, (name.strip("[]"), int(port)), coordinator, end, patience_s)
 
 
 def _gather(said: dict[str, Any], coordinator: str, port: int, end: float) -> None:
@@ -84,14 +84,18 @@ def _gather(said: dict[str, Any], coordinator: str, port: int, end: float) -> No
             raise ExperimentError(f"the hosts did not meet: {why}")
 
 
-def _report(said: dict[str, Any], address: tuple[str, int], coordinator: str, end: float) -> None:
+def _report(
+    said: dict[str, Any], address: tuple[str, int], coordinator: str, end: float, patience_s: float
+) -> None:
     trouble = "nobody answers"
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection(address, timeout=min(left, _ANSWER_S)) as one:
                 one.sendall(json.dumps(said).encode() + b"\n")
-                one.settimeout(left)
+                # Host 0 may have begun to wait only now; it knows better who is missing.
+                one.settimeout(patience_s + _ANSWER_S)
                 heard = _heard(one, ["why"])
+                trouble = "it went away"
         except OSError as error:
             trouble = error.strerror or str(error)
             heard = None

@@ -13,14 +13,15 @@ from tests.experiments.test_several_devices import free_port
 Asked = dict[int, tuple[int, str]]  # by host: of how many, and what
 
 
-def met(asked: Asked, patience_s: float = 20.0) -> dict[int, str]:
+def met(asked: Asked, patience_s: dict[int, float] | None = None) -> dict[int, str]:
     """What each host was told; empty where it met the others."""
+    patience = patience_s or {}
     coordinator = f"localhost:{free_port()}"
 
     def one(host: int) -> str:
         hosts, what = asked[host]
         try:
-            meet(hosts, host, coordinator, what, patience_s=patience_s)
+            meet(hosts, host, coordinator, what, patience_s=patience.get(host, 20.0))
         except ExperimentError as error:
             return str(error)
         return ""
@@ -49,9 +50,11 @@ def test_hosts_that_were_asked_for_something_else_are_told(
 
 
 def test_who_is_missing_is_named() -> None:
-    for told in met({0: (3, "x"), 1: (3, "x")}, patience_s=1.0).values():
-        assert "of 3 hosts, 2 did not come to localhost:" in told
-    alone = met({1: (2, "x")}, patience_s=0.2)[1]
+    told = met({0: (3, "x"), 1: (3, "x")}, {0: 3.0})
+    assert told.keys() == {0, 1}
+    for why in told.values():
+        assert "of 3 hosts, 2 did not come to localhost:" in why
+    alone = met({1: (2, "x")}, {1: 0.2})[1]
     assert "host 0 was not found at localhost:" in alone
     assert "start it too" in alone
 
