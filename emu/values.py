@@ -76,6 +76,14 @@ class Source:
     picked: Picked | None = None
 
     @property
+    def looked_into(self) -> Stored | Buffer:
+        """The tensor; of rows looked up in one, that one."""
+        tensor = self.tensor
+        while isinstance(tensor, Lookup):
+            tensor = tensor.origin.tensor
+        return tensor
+
+    @property
     def elements(self) -> Count:
         """Elements to read for the whole value; of a cache, of the tokens that are in it."""
         tensor = self.tensor
@@ -169,9 +177,7 @@ def show_token_axis(value: Value, dim: int) -> None:
     if len(value.sources) != 1 or value.computed:
         return
     source = value.sources[0]
-    tensor = source.tensor
-    while isinstance(tensor, Lookup):
-        tensor = tensor.origin.tensor
+    tensor = source.looked_into
     if not isinstance(tensor, Stored) or tensor.leaf.kind != "cache":
         return
     if tensor.tokens is not None and tensor.token_axis is None:

@@ -29,6 +29,7 @@ from kernels.persistent import (
 from models import rope
 from models.cache import KVCache
 from models.config import DecoderConfig
+from models.slots import KeysValues
 
 PAIR: Final = "persistent-kernel"
 STEPS = 256  # in one kernel, for which the layers are copied on chip once
@@ -108,9 +109,8 @@ def several(
         resident=resident,
         epsilon=config.norm_epsilon,
     )
-    return out, cache.moved(
-        tuple(layer[None] for layer in keys), tuple(layer[None] for layer in values), 0
-    )
+    after = [KeysValues(k[None], v[None]) for k, v in zip(keys, values, strict=True)]
+    return out, cache.moved(after, 0)
 
 
 def memories_of(placement: emu.Placement) -> dict[str, str]:

@@ -63,20 +63,24 @@ def append_and_attend(
     q, k = rope.rotate(q, place.angles), rope.rotate(k, place.angles)
     cache = append(cache, k, v, place.position, ring=window is not None)
     seen = seen_slots(place.position, q.shape[1], slot_count(cache.keys), window, chunked=chunked)
-    return attend(q, *cache, seen, sinks), cache
+    return attend(q, cache.keys, cache.values, seen, sinks), cache
 
 
 def append(
     cache: KeysValues, k: jax.Array, v: jax.Array, position: jax.Array, *, ring: bool = False
 ) -> KeysValues:
-    """Write new tokens [B, T, kv_heads, width] into the cache [B, kv_heads, slots, width]."""
+    """Write new tokens' k and v into the cache, as `written` does each."""
+    return cache._replace(
+        keys=written(cache.keys, k, position, ring=ring),
+        values=written(cache.values, v, position, ring=ring),
+    )
+
+
+def written(slots: Slots, new: jax.Array, position: jax.Array, *, ring: bool = False) -> Slots:
+    """Slots [B, kv_heads, slots, width] with new tokens [B, T, kv_heads, width] in them."""
     write = _write_in_ring if ring else _write
-
-    def written(slots: Slots, new: jax.Array) -> Slots:
-        both: Slots = jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
-        return both
-
-    return KeysValues(written(cache.keys, k), written(cache.values, v))
+    after: Slots = jax.tree.map(lambda s, n: write(s, n, position), slots, encode(new, slots))
+    return after
 
 
 def seen_slots(
@@ -151,7 +155,8 @@ def _natively(
     place: Place,
 ) -> tuple[jax.Array, KeysValues] | None:
     """One token through `kernels.attend`; None where it lacks the type or the rotation."""
-    (keys, values), (position, angles, _) = cache, place
+    keys, values, _ = cache
+    position, angles, _ = place
     if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
         return None
     if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):

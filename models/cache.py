@@ -10,6 +10,7 @@ then no more than the last `at_once` tokens can be taken back.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class KVCache:
     keys: tuple[Slots, ...]  # per layer [batch, kv_heads, slots, head_width]
     values: tuple[Slots, ...]  # per layer the same; latents [batch, 1, slots, rank] for MLA
     position: jax.Array  # int32 [batch], tokens held
+    index_keys: tuple[Slots, ...] = ()  # [batch, 1, slots, width], where layers have an indexer
     at_once: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
@@ -46,10 +48,20 @@ class KVCache:
         """
         return dataclasses.replace(self, position=position.astype(jnp.int32))
 
-    def moved(self, keys: tuple[Slots, ...], values: tuple[Slots, ...], tokens: int) -> "KVCache":
-        """The cache after `tokens` more, which these keys and values hold."""
-        position = self.position + tokens
-        return dataclasses.replace(self, keys=keys, values=values, position=position)
+    @property
+    def layers(self) -> list[KeysValues]:
+        """What each layer, or each group of scanned ones, holds."""
+        return list(map(KeysValues, self.keys, self.values, *filter(None, [self.index_keys])))
+
+    def moved(self, layers: Sequence[KeysValues], tokens: int) -> "KVCache":
+        """The cache after `tokens` more, which these layers hold."""
+        return dataclasses.replace(
+            self,
+            keys=tuple(layer.keys for layer in layers),
+            values=tuple(layer.values for layer in layers),
+            index_keys=tuple(s for layer in layers if (s := layer.index_keys) is not None),
+            position=self.position + tokens,
+        )
 
     def check_room(self, tokens: int) -> None:
         """Raises ModelError if so many tokens at once would overwrite what they attend to."""
@@ -91,21 +103,17 @@ def new_cache(
         layers = [((len(group.layers), batch), group.kind) for group in groups]
     else:
         layers = [((batch,), kind) for kind in config.kinds]
-    heads, key_width, value_width = config.kv_heads, config.head_width, config.head_width
-    if config.latent is not None:
-        heads, key_width, value_width = 1, config.latent.rope_width, config.latent.rank
+    heads, widths = config.kv_heads, [config.head_width, config.head_width]
+    if (latent := config.latent) is not None:
+        heads, widths = 1, [latent.rope_width, latent.rank]
+        widths += [] if latent.indexer is None else [latent.indexer.width]
 
     def one(outer: tuple[int, ...], kind: LayerKind) -> KeysValues:
         if config.delta is not None and kind.recurrent:
             return new_state(config.delta, outer, dtype)
         n = slots(kind)
-        keys, values = (*outer, heads, n, key_width), (*outer, heads, n, value_width)
-        return KeysValues(new_slots(keys, dtype), new_slots(values, dtype))
+        return KeysValues(*(new_slots((*outer, heads, n, width), dtype) for width in widths))
 
-    keys, values = zip(*(one(outer, kind) for outer, kind in layers), strict=True)
-    return KVCache(
-        keys=keys,
-        values=values,
-        position=jnp.zeros((batch,), jnp.int32),
-        at_once=at_once,
-    )
+    position = jnp.zeros((batch,), jnp.int32)
+    empty = KVCache(keys=(), values=(), position=position, at_once=at_once)
+    return empty.moved([one(outer, kind) for outer, kind in layers], 0)

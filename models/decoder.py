@@ -58,7 +58,7 @@ class Stack(nnx.Module):
             r: Place(cache.position, None if r is None else rope.angles(r, positions), lengths)
             for r in ropes
         }
-        caches = list(map(KeysValues, cache.keys, cache.values))
+        caches = cache.layers
         after: list[KeysValues] = []
         if self.scanned:
             for run in self.config.runs:
@@ -69,8 +69,7 @@ class Stack(nnx.Module):
             for one, kind, held in zip(self.layers, self.config.kinds, caches, strict=True):
                 x, new = one(x, held, places[kind.rope])
                 after.append(new)
-        keys, values = (tuple(both) for both in zip(*after, strict=True))
-        return x, cache.moved(keys, values, x.shape[1])
+        return x, cache.moved(after, x.shape[1])
 
     def _scan(
         self, run: Run, x: jax.Array, caches: list[KeysValues], places: Places

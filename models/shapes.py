@@ -21,6 +21,7 @@ Tree = dict[Any, Any]
 
 # Kernels and tables are what a weight format stores; all else (norm scales, biases) is float32.
 STORED = ("kernel", "weight")
+_WIDE = {"router", "head_weights"}  # small, and they choose: experts, and an indexer's tokens
 
 
 def weight_shapes(config: DecoderConfig) -> Shapes:
@@ -57,9 +58,9 @@ def shapes(config: DecoderConfig, dtype: str = "float32", *, scanned: bool = Fal
 
 
 def format_of(path: str, dtype: str) -> str:
-    """What a kernel is stored in when the weights are in `dtype`: routers are not made narrow."""
+    """What a kernel is stored in when the weights are in `dtype`: some are not made narrow."""
     parts, form = path.split("/"), dtype.removesuffix(MLPS_ALONE)
-    wide = "router" in parts or (form != dtype and "mlp" not in parts)
+    wide = not _WIDE.isdisjoint(parts) or (form != dtype and "mlp" not in parts)
     return "bfloat16" if is_narrow(form) and wide else form
 
 

@@ -30,6 +30,7 @@ class KeysValues(NamedTuple):
 
     keys: Slots
     values: Slots
+    index_keys: Slots | None = None  # [B, 1, slots, width], of an indexer where there is one
 
 
 def new_slots(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Slots:

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from emu.axes import Ids
 from emu.interpreter import Site
-from emu.values import Count, Lookup, Picked, Routing, Source, Stored, whole
+from emu.values import Count, Picked, Routing, Source, Stored, whole
 from emu.work import Routed
 
 _EXACT_TOKENS = 512  # beyond, the power is taken in floating point
@@ -41,9 +41,7 @@ def picked_by(site: Site, routing: Routing, choices: int, axes: Ids) -> Picked:
 
 def hinted_experts(site: Site, source: Source) -> Count | None:
     """The number of distinct experts that the caller gave for a leaf, if any."""
-    tensor = source.tensor
-    while isinstance(tensor, Lookup):
-        tensor = tensor.origin.tensor
+    tensor = source.looked_into
     if not isinstance(tensor, Stored):
         return None
     number = site.tape.hints.at("experts", tensor.leaf.path)

@@ -16,7 +16,7 @@ from emu.costs import own_rule
 from emu.interpreter import Site
 from emu.jaxprs import Shape
 from emu.tape import Touch, touches
-from emu.values import Buffer, Count, Lookup, Routing, Source, Value
+from emu.values import Buffer, Count, Lookup, Routing, Source, Stored, Value
 from emu.views import merged
 from emu.work_rules.elementwise import with_routing
 from emu.work_rules.experts import distinct_experts, hinted_experts, picked_by
@@ -93,6 +93,11 @@ def looked_up(site: Site, rows: Value, asked: Value, indices: Sequence[Value]) -
     return dataclasses.replace(rows, sources=tuple(sources))
 
 
+def _is_of_weights(source: Source) -> bool:
+    tensor = source.looked_into
+    return isinstance(tensor, Stored) and tensor.leaf.kind == "weights"
+
+
 def _dtype(source: Source) -> str:
     """The dtype in which a source is stored."""
     tensor = source.tensor
@@ -155,9 +160,10 @@ class Gather:
             hinted = hinted_experts(site, s)
             expected = distinct_experts(routing.experts, routing, self.lookups)
             rows = min(rows, expected if hinted is None else hinted)
-            picked = picked_by(
-                site, routing, self.lookups, () if logical is None else logical[routed[0]]
-            )
+            if _is_of_weights(s):  # tokens that are picked of a cache are no experts
+                picked = picked_by(
+                    site, routing, self.lookups, () if logical is None else logical[routed[0]]
+                )
         places = [d for d in self.position if d not in self.batch]
         if places:
             extents[places[0]] = rows

@@ -11,6 +11,7 @@ from models.families.llama4 import LLAMA4
 from models.families.mistral import MISTRAL
 from models.families.mixtral import MINIMAX_M2, MIXTRAL, QWEN3_MOE
 from models.families.qwen3_5 import QWEN3_5_MOE
+from models.families.sparse_latent import DEEPSEEK_V32, GLM_MOE_DSA
 from models.families.starcoder2 import STARCODER2
 
 FAMILIES: dict[str, Family] = {
@@ -31,4 +32,6 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": DEEPSEEK_V3,
     "kimi_k2": DEEPSEEK_V3,
+    "deepseek_v32": DEEPSEEK_V32,
+    "glm_moe_dsa": GLM_MOE_DSA,
 }

@@ -20,7 +20,7 @@ from models.latent_config import Latent
 
 
 def _deepseek_v3(fields: Fields) -> dict[str, Any]:
-    return {**_attention(fields), "experts": corrected_experts(fields)}
+    return {**latent_attention(fields), "experts": corrected_experts(fields)}
 
 
 def _deepseek_v2(fields: Fields) -> dict[str, Any]:
@@ -42,10 +42,11 @@ def _deepseek_v2(fields: Fields) -> dict[str, Any]:
         shared_width=width * fields.integer("n_shared_experts"),
         dense_layers=fields.integer("first_k_dense_replace"),
     )
-    return {**_attention(fields), "experts": experts}
+    return {**latent_attention(fields), "experts": experts}
 
 
-def _attention(fields: Fields) -> dict[str, Any]:
+def latent_attention(fields: Fields) -> dict[str, Any]:
+    """The settings of latent attention, which DeepSeek's heirs name alike."""
     if not fields.flag("rope_interleave", True):
         raise ModelError(f"{fields.source}: rope_interleave false is not supported")
     turning, staying = fields.integer("qk_rope_head_dim"), fields.integer("qk_nope_head_dim")
@@ -71,7 +72,8 @@ def _query_factor(fields: Fields) -> float:
     return (0.1 * rate * math.log(factor) + 1) ** 2
 
 
-def _names(config: DecoderConfig) -> tuple[Names, Names]:
+def latent_names(config: DecoderConfig) -> tuple[Names, Names]:
+    """DeepSeek-V3's names."""
     latent = config.latent
     assert latent is not None
     heads = halves(head_width=config.head_width, turning=latent.rope_width)
@@ -97,7 +99,7 @@ def _names(config: DecoderConfig) -> tuple[Names, Names]:
 DEEPSEEK_V2 = Family(
     settings=_deepseek_v2,
     defaults={"routed_scaling_factor": 1.0, "n_shared_experts": 2, "first_k_dense_replace": 0},
-    names=_names,
+    names=latent_names,
 )
 DEEPSEEK_V3 = Family(
     settings=_deepseek_v3,
@@ -108,5 +110,5 @@ DEEPSEEK_V3 = Family(
         "n_shared_experts": 1,
         "first_k_dense_replace": 3,
     },
-    names=_names,
+    names=latent_names,
 )

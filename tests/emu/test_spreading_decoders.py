@@ -94,6 +94,21 @@ def test_llama_70b_on_576_lpus_and_on_fewer(scanned):
         place(work, system("groq-lpu-v1", tensor=8, pipeline=42), "on-chip")
 
 
+def test_an_indexer_is_on_every_rank():
+    work = traced("deepseek-v3.2", "fp8", batch=1)
+    of = spread(work, System(emu.chip("h200"), chips=8, tensor=8))
+    indexers = {p: split for p, split in of.splits.items() if "index" in p}
+    assert {p.split("/")[0] for p in indexers} == {"layers", "cache"}
+    assert all(set(split) == {1} for split in indexers.values())
+    assert of.work.cache_bytes == work.cache_bytes
+    of_dense = spread(
+        traced("deepseek-r1", "fp8", batch=1), System(emu.chip("h200"), chips=8, tensor=8)
+    )
+    assert [op.collective for op in of.work.collectives] == [
+        op.collective for op in of_dense.work.collectives
+    ]
+
+
 def test_deepseek_by_experts_and_heads():
     work = traced("deepseek-r1", "fp8", batch=1)
     of = spread(work, System(emu.chip("h200"), chips=8, tensor=8, expert=8))

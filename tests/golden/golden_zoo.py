@@ -6,9 +6,10 @@ random, norm scales, biases, sinks and routers too; windows are shorter than the
 figure that sets a family apart is checked to change the logits.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ _LATENT = {
     "head_dim": None,
     "num_mtp_layers": 0,
 }
+
+
+_INDEXER = {"index_n_heads": 6, "index_head_dim": 8, "index_topk": 12}
 
 
 TINY: dict[str, Tiny] = {
@@ -336,6 +340,34 @@ TINY: dict[str, Tiny] = {
         },
         visible=({"num_ln_in_parallel_attn": 1},),
     ),
+    "deepseek_v32": Tiny(  # an indexer that keeps 12 tokens
+        model_type="deepseek_v32",
+        settings={
+            **_LATENT,
+            **_INDEXER,
+            "q_lora_rank": 12,
+            "n_group": 4,
+            "topk_group": 2,
+            "rope_parameters": _yarn(40.0, mscale=1.0, mscale_all_dim=1.0),
+        },
+        visible=(
+            {"index_topk": 13},
+            {"topk_group": 4},
+            {"rope_parameters": _yarn(40.0, mscale=1.0, mscale_all_dim=0.5)},
+        ),
+    ),
+    "glm_moe_dsa": Tiny(  # GLM-5's: one group, values wider than keys, and no stretched RoPE
+        model_type="glm_moe_dsa",
+        settings={
+            **_LATENT,
+            **_INDEXER,
+            "q_lora_rank": 14,
+            "v_head_dim": 12,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": _theta(10_000.0),
+        },
+        visible=({"index_topk": 11}, {"rope_parameters": _theta(1_000.0)}),
+    ),
 }
 
 
@@ -363,6 +395,27 @@ def _learnt_buffers(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(name, b) for name, b in model.named_buffers() if "correction_bias" in name]
 
 
+@contextlib.contextmanager
+def clear_choices(chosen: int | None) -> Iterator[None]:
+    """Checks that no best `chosen` of a longer row are a matter of rounding, or of order alone."""
+    plain = torch.Tensor.topk
+
+    def topk(scores: torch.Tensor, k: int, **how: Any) -> Any:
+        if k == chosen and scores.shape[-1] > k:
+            best = plain(scores, k + 1, dim=-1).values
+            last, next_best = best[..., -2], best[..., -1]
+            chosen_of_many = last > -1e30  # tokens to come are masked with the least number
+            gap = (last - next_best)[chosen_of_many].min()
+            assert gap > 1e-5, f"a choice hangs on {gap}"
+        return plain(scores, k, **how)
+
+    torch.Tensor.topk = topk
+    try:
+        yield
+    finally:
+        torch.Tensor.topk = plain
+
+
 @torch.no_grad()
 def logits_of(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
     """float32 [tokens, vocab] after each token."""
@@ -377,7 +430,8 @@ def make(out: Path) -> None:
         generator = torch.Generator().manual_seed(1000 + seed)
         tokens = torch.randint(3, VOCAB_SIZE, [TOKENS], generator=generator).numpy()
         tokens = tokens.astype(np.int32)
-        logits = logits_of(model, tokens)
+        with clear_choices(tiny.settings.get("index_topk")):
+            logits = logits_of(model, tokens)
         assert logits.std() > 0.5, f"{name}: logits hardly spread: {logits.std()}"
         for changes in tiny.visible:
             other = logits_of(random_model(tiny.config(**changes), seed), tokens)

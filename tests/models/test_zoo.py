@@ -42,7 +42,8 @@ def test_beside_what_the_decoder_has_is_what_it_is_said_to_be():
         return sum(
             math.prod(s[:-2]) * math.ceil(s[-2] / 128) * math.ceil(s[-1] / 128)
             for key, s in weight_shapes(zoo.architecture(name).config).items()
-            if key.startswith(within) and key.endswith("kernel") and "router" not in key
+            if key.startswith(within) and key.endswith("kernel")
+            if "router" not in key and "head_weights" not in key
         )
 
     # GLM-4.7's last layer predicts a second token: it joins two vectors, has three more norms,
@@ -51,11 +52,14 @@ def test_beside_what_the_decoder_has_is_what_it_is_said_to_be():
     width, tables = glm.config.width, 2 * glm.config.vocab_size * glm.config.width
     assert glm.beside == layer("glm-4.7", 91) + 2 * width**2 + 3 * width + tables
     # DeepSeek-V3's too; its files hold a scale for each block of 128 x 128, as MiniMax-M2.5's do.
-    for name in ("deepseek-v3", "deepseek-r1"):
+    for name in ("deepseek-v3", "deepseek-r1", "deepseek-v3.2"):
         found = zoo.architecture(name)
         width, tables = found.config.width, 2 * found.config.vocab_size * found.config.width
         second = layer(name, 60) + 2 * width**2 + 3 * width + tables
         assert found.beside == second + blocks(name) + blocks(name, "layers/60/")
+    # GLM-5's takes the model's own embedding and head.
+    glm = zoo.architecture("glm-5")
+    assert glm.beside == layer("glm-5", 77) + 2 * glm.config.width**2 + 3 * glm.config.width
     for name in ("minimax-m2.5", "kimi-k2"):
         assert zoo.architecture(name).beside == blocks(name)
     for name in ("qwen3-0.6b", "falcon-7b", "falcon-40b"):  # their files hold the tied head too

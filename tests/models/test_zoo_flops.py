@@ -40,6 +40,8 @@ OF_EACH = {
     "deepseek_v2": ("deepseek-coder-v2", 3),  # one dense one first
     "deepseek_v3": ("deepseek-r1", 5),  # three dense ones first
     "kimi_k2": ("kimi-k2", 3),  # one dense one first
+    "deepseek_v32": ("deepseek-v3.2", 5),
+    "glm_moe_dsa": ("glm-5", 5),
 }
 MODELS = [*OF_EACH.values(), ("palm-540b", 2), ("llama-4-scout", 8)]
 

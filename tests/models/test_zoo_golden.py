@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from models.cache import new_cache
 from models.checkpoint import open_checkpoint
 from models.errors import ModelError
 from models.families import FAMILIES
+from models.fields import Fields
+from models.huggingface_config import decoder_config
+from models.latent_attention import LatentAttention
+from models.slots import ScaledSlots
 from models.stacking import stack_layers
 from models.steps import decode_step, layer_step, prefill, shapes
 from models.weights import load_weights
@@ -145,6 +150,68 @@ def test_rejected_tokens_leave_a_ring_as_it_was():
     for n in range(24, 30):
         logits, cache = model.step(model.weights, cache, model.tokens[None, n : n + 1])
         np.testing.assert_allclose(logits[0, 0], model.logits[n], atol=TOLERANCE)
+
+
+INDEXED = ["deepseek_v32", "glm_moe_dsa"]
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_tokens_that_an_indexer_passed_over_are_masked_where_keys_are_expanded(name, monkeypatch):
+    # At toy size it never pays, so that the other tests look tokens up.
+    monkeypatch.setattr(LatentAttention, "_pays_to_expand", lambda *_: True)
+    model = loaded(name)
+    step = jit_quickly(functools.partial(decode_step, model.config))
+    logits, _ = step(model.weights, model.cache(), model.tokens[None])
+    np.testing.assert_allclose(logits[0], model.logits, atol=TOLERANCE)
+
+
+def test_an_indexer_that_keeps_every_token_changes_nothing():
+    model = loaded("deepseek_v32")
+    latent = model.config.latent
+
+    def logits(indexer, weights):
+        latents = dataclasses.replace(latent, indexer=indexer)
+        config = dataclasses.replace(model.config, latent=latents)
+        cache = new_cache(config, batch=1, length=64)
+        step = jit_quickly(functools.partial(decode_step, config))
+        return step(weights, cache, model.tokens[None])[0]
+
+    without = jax.tree.map(lambda leaf: leaf, model.weights)
+    for layer in without["layers"].values():
+        del layer["attention"]["indexer"]
+    kept = logits(dataclasses.replace(latent.indexer, chosen=64), model.weights)
+    np.testing.assert_allclose(kept, logits(None, without), atol=TOLERANCE)
+    assert np.abs(kept[0] - model.logits).max() > 0.1  # it keeps 12 of 48
+
+
+def test_an_indexers_keys_are_held_as_the_others_are():
+    model = loaded("deepseek_v32")
+    cache = model.cache(dtype="int8")
+    assert all(isinstance(slots, ScaledSlots) for slots in cache.index_keys)
+    logits, after = model.step(model.weights, cache, model.tokens[None, :24])
+    assert np.abs(after.index_keys[0].numbers[:, :, :24]).max() == 127
+    # Rounded to 8 bits, some tokens' scores choose others.
+    off = np.abs(logits[0] - model.logits[:24])
+    assert np.median(off) < 0.05 * np.std(model.logits)
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({"indexer_types": ["full", "shared"]}, "indexer_types has 'shared' for layer 1"),
+        ({"index_topk_freq": 4}, "layers that share an indexer's choice"),
+        ({"mlp_layer_types": ["sparse", "sparse"]}, "mlp_layer_types has 'sparse' for layer 0"),
+        ({"layer_types": ["indexed_attention", "full_attention"]}, "layer_types has 'full_att"),
+        ({"q_lora_rank": None}, "an indexer needs the latent that queries come from"),
+        ({"index_topk": 0}, "the indexer's chosen must be at least 1, not 0"),
+        ({"index_head_dim": 2}, "the indexer turns 4 channels and is 2 wide"),
+        ({"indexer_rope_interleave": False}, "indexer_rope_interleave false is not supported"),
+    ],
+)
+def test_indexers_that_are_not_supported_are_refused(changed, refused):
+    config = json.loads((ZOO / "glm_moe_dsa" / "config.json").read_text())
+    with pytest.raises(ModelError, match=refused):
+        decoder_config(Fields(values=config | changed, source="config.json"), has_head=True)
 
 
 def test_layers_that_guess_ahead_are_left_out(tmp_path):

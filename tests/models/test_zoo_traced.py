@@ -104,6 +104,41 @@ def test_deepseek_r1_reads_37_billion_parameters_and_is_traced_in_two_seconds():
     assert kv_bytes(work) == 2000 * 61 * (2 * 512 + 64) * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "heads", "queries"),
+    [("deepseek-v3.2", 61, 64, 1536), ("glm-5", 78, 32, 2048)],
+)
+def test_an_indexer_reads_all_its_keys_and_attention_the_chosen_tokens(
+    name, layers, heads, queries
+):
+    def read(context, length=140_000, **how):
+        return traced(name, length=length, context=context, **how)
+
+    def by_cache(work):
+        return [
+            sum(n for path, n in work.bytes_by_leaf.items() if path.startswith(f"cache/{kind}/"))
+            for kind in ("keys", "values", "index_keys")
+        ]
+
+    # In bfloat16: a key of 64, a latent of 512 that is read twice, and an indexer's key of 128.
+    for context in (1000, 2000, 130_000):
+        chosen = min(context, 2048)
+        per_token = [2 * 64 * chosen, 2 * 2 * 512 * chosen, 2 * 128 * context]
+        assert by_cache(read(context)) == [layers * n for n in per_token]
+        assert by_cache(read(context, batch=3)) == [3 * layers * n for n in per_token]
+    # Twice the slots cost the indexer's products, and nothing of attention's.
+    short, long = read(100, length=8192), read(100, length=16_384)
+    assert long.dot_flops - short.dot_flops == layers * 8192 * 2 * heads * 128
+    # What it chooses are tokens, no experts.
+    accesses = [a for op in short.ops for a in op.reads if a.kind == "cache"]
+    assert accesses
+    assert all(a.routed is None for a in accesses)
+    indexer = zoo.architecture(name).weights("fp8")["layers"][f"3:{layers}"]["attention"]["indexer"]
+    assert indexer["q"]["kernel"].shape == (layers - 3, heads * 128, queries)
+    assert indexer["q"]["kernel"].dtype == "float8_e4m3fn"
+    assert indexer["head_weights"]["kernel"].dtype == "bfloat16"
+
+
 def test_llama_4_reads_a_chunk_in_three_layers_of_four():
     work = traced("llama-4-maverick", length=20_000, context=10_000)
     assert kv_bytes(work) == 2 * 2 * 8 * 128 * (36 * 8192 + 12 * 10_000)
