@@ -3,12 +3,15 @@
 A `Room` is a set of memories that is filled as one. Where no degree spreads the work, the chips of
 a replica are one room, over which bytes spread evenly. Else every stage is a room, of which each of
 its ranks has an equal copy: what the degrees leave of each leaf on a rank must fit in the rank's
-share of its chip's memories, less what the stack keeps for itself (`Stack.reserve_share`).
+share of its chip's memories, less what the stack keeps for itself (`Stack.reserve_share`). On a
+chip that is a mesh of cores a layer lives on a region of them, which may begin on one chip and end
+on the next: there all stages are one room, of which each chip holds an equal part.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from emu.ranks import Ranks
 from emu.splits import Split
 from emu.spreading import spread
 from emu.stages import Stage
@@ -50,30 +53,44 @@ def rooms(work: Work, system: System, splits: Sequence[Split] = ()) -> tuple[Roo
             ),
         )
     of = spread(work, system, splits)
-    return stage_rooms(
-        of.stages,
-        of.rank_bytes,
-        of.work.peak_activation_bytes,
-        capacities(system, 1, ranks.per_chip),
-        ranks.stage,
-    )
+    return stage_rooms(system, ranks, of.stages, of.rank_bytes, of.work.peak_activation_bytes)
 
 
 def stage_rooms(
+    system: System,
+    ranks: Ranks,
     stages: Sequence[Stage],
     rank_bytes: Mapping[str, int],
     alive: int,
-    capacity: dict[str, int],
-    times: int,
 ) -> tuple[Room, ...]:
-    """A room for each stage."""
+    """A room for each stage, or one of even stages where these may end within a layer.
+
+    ranks: of the system, or others that it might have.
+    """
+    capacity, times = capacities(system, 1, ranks.per_chip), ranks.stage
 
     def holder(stage: Stage) -> Callable[[Leaf, range | None], int]:
         return lambda leaf, rows: stage.held(leaf, rank_bytes[leaf.path], rows)
 
+    count = len(stages)
+    if count > 1 and any(link.scope == "on-chip" for link in system.chip.links):
+
+        def held(leaf: Leaf, rows: range | None) -> int:
+            of_all = sum(stage.held(leaf, rank_bytes[leaf.path], rows) for stage in stages)
+            return -(-of_all // count)
+
+        return (
+            Room(
+                name=f"{count} even stages",
+                times=times * count,
+                capacity=capacity,
+                held=held,
+                alive=alive,
+            ),
+        )
     return tuple(
         Room(
-            name=f"stage {at} of {len(stages)} ({stage})" if len(stages) > 1 else "all",
+            name=f"stage {at} of {count} ({stage})" if count > 1 else "all",
             times=times,
             capacity=capacity,
             held=holder(stage),

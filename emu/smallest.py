@@ -8,7 +8,7 @@ expert degrees stay as they were asked for.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from emu.capacity import Room, capacities, stage_rooms
+from emu.capacity import Room, stage_rooms
 from emu.errors import EmuError
 from emu.filling import Filled, Policy, fill
 from emu.ranks import Ranks, layout
@@ -100,11 +100,7 @@ def _fits(
     count: int,
 ) -> bool:
     rooms: tuple[Room, ...] = stage_rooms(
-        made.stages(work, count),
-        made.rank_bytes,
-        made.peak_activation_bytes,
-        capacities(system, 1, ranks.per_chip),
-        ranks.stage,
+        system, ranks, made.stages(work, count), made.rank_bytes, made.peak_activation_bytes
     )
     filled: Filled = fill(work, system, rules, rooms, activations)
     return not filled.over

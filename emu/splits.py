@@ -252,9 +252,9 @@ def _residual(work: Work, leaves: Mapping[str, Leaf], outer: set[int]) -> frozen
     held: collections.Counter[int] = collections.Counter()
     for leaf in leaves.values():
         if leaf.kind == "weights":
-            inner = {axis for dim in leaf.axes for axis in dim} - outer
-            if len(inner) > 1:
-                held.update(inner)
+            inner = [set(dim) - outer for dim in leaf.axes if set(dim) - outer]
+            if len(inner) > 1:  # a bias or a scale of heads is no matrix, of however many axes
+                held.update(set().union(*inner))
     most = max(held.values(), default=0)
     shared = [axis for axis in held if held[axis] == most]
     dims = [set(dim) for leaf in leaves.values() for dim in leaf.axes if leaf.kind == "weights"]

@@ -2,18 +2,21 @@
 
 A row's figure is milliseconds between two tokens of one user. Its `metric` says what else is in it
 beside decoding: in `latency/n` the prefills of the whole batch, over the tokens that follow; under
-load (`loaded`) those of the other sequences, which are admitted while one is decoded.
+load (`loaded`) those of the other sequences, which are admitted while one is decoded. Of more
+sequences than memory holds a server runs as many as it does, and the others wait: for their first
+token, so that their waiting is in `latency/n` alone, where such a row is refused.
 """
 
 import csv
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import emu
 from experiments.errors import ExperimentError
-from experiments.prediction import chunk_placed, parts_of, prefill_chunks
+from experiments.prediction import Part, chunk_placed, parts_of, prefill_chunks
 from experiments.question import Question
 from models.errors import ModelError
 from models.zoo import architecture
@@ -75,8 +78,7 @@ class Placed:
 
 def place(case: Case) -> Placed:
     """Raises EmuError, ModelError or ExperimentError where it cannot be done."""
-    asked = case.question
-    parts = parts_of(asked)
+    asked, parts = _running(case)
     system = parts[0].placement.system
     terms = [
         Term(times=part.times / asked.tokens_per_step, work=part.work, placement=part.placement)
@@ -92,6 +94,29 @@ def place(case: Case) -> Placed:
             work, placement = chunk_placed(prompt, system, context, tokens)
             terms.append(Term(times=each * times, work=work, placement=placement, prefills=True))
     return Placed(case=case, system=system, terms=tuple(terms))
+
+
+def _running(case: Case) -> tuple[Question, tuple[Part, ...]]:
+    """The question of as many of its sequences as memory holds at once, and its parts."""
+    asked = case.question
+    try:
+        return asked, parts_of(asked)
+    except emu.CapacityError:
+        if case.metric == "latency/n" or asked.batch == asked.data:
+            raise
+
+    def of_each(sequences: int) -> tuple[Question, tuple[Part, ...]]:
+        fewer = dataclasses.replace(asked, batch=sequences * asked.data)
+        return fewer, parts_of(fewer)
+
+    fits, too_many, found = 1, asked.batch // asked.data, of_each(1)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        try:
+            fits, found = middle, of_each(middle)
+        except emu.CapacityError:
+            too_many = middle
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,15 +177,18 @@ def _case(row: dict[str, str]) -> Case:
         raise ExperimentError(f"metric {row['metric']!r} is none of {', '.join(METRICS)}")
     stack = emu.stack(row["stack"])
     kept = float(row["tokens_per_step"] or 1.0)
+    drafted = 0 if kept == 1 else _drafts(kept)
+    model = _model(row["model"])
+    most = architecture(model).config.max_context
     given, asked = count("input_tokens"), count("output_tokens")
     context = count("context")
-    if stack.reads_allocated and given and asked:
-        context = given + asked
+    if given is not None:
+        given = min(given, most)
+    if given and asked and (stack.reads_allocated or context is None):
+        context = given + (asked if stack.reads_allocated else asked // 2)
     if context is None:
         raise ExperimentError("no context is given")
-    # A mean over requests that end at the model's limit, or rounding, may lie a little above it.
-    model = row["model"].strip().lower()
-    context = min(context, architecture(model).config.max_context - 8)
+    data = count("data") or 1
     question = Question(
         model=model,
         chip=row["chip"],
@@ -171,11 +199,13 @@ def _case(row: dict[str, str]) -> Case:
         tensor=count("tensor"),
         pipeline=count("pipeline"),
         expert=count("expert"),
-        data=count("data") or 1,
-        batch=count("batch") or 1,
-        context=context,
+        data=data,
+        # Of replicas with unequal shares the fullest is the slowest.
+        batch=data * -(-(count("batch") or 1) // data),
+        # A mean over requests that end at the model's limit, or rounding, may lie a little above.
+        context=min(context, most - max(8, 1 + drafted)),
         tokens_per_step=kept,
-        draft_tokens=None if kept == 1 else _drafts(kept),
+        draft_tokens=drafted or None,
     )
     milliseconds = float(row["ms_per_token"] or "nan")
     if milliseconds <= 0:
@@ -190,6 +220,11 @@ def _case(row: dict[str, str]) -> Case:
         tier=count("tier") or 3,
         row=row,
     )
+
+
+def _model(written: str) -> str:
+    """A model's name as the zoo has it; of several that are alike (`a / b`, `a (as b)`) one."""
+    return re.split(r"\s+[/(]", written.strip().lower())[0]
 
 
 def _drafts(kept: float) -> int:

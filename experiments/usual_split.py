@@ -144,10 +144,10 @@ def _tensors(chip: emu.Chip, asked: Asked) -> list[int]:
     if asked.tensor is not None:
         return [asked.tensor]
     usual = usual_width(chip)
-    if asked.chips is not None:
-        return list(range(1, usual + 1))
     is_wider = runs_from_sram(chip) and usual > 1
     wider = [usual << n for n in range(1, 5)] if is_wider else []
+    if asked.chips is not None:
+        return [*range(1, usual + 1), *wider]
     doubled = [1 << n for n in range(usual.bit_length())]
     return sorted({*doubled, usual, *wider})
 

@@ -12,6 +12,7 @@ decoder that would run.
 import dataclasses
 import difflib
 import functools
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ class Architecture:
         return cache
 
 
-# What a tuned copy of a model is called by; its decoder is the same.
-_TUNED = ("-instruct", "-chat", "-it")
+# What a hub has before a model's name, and what follows in those of its tuned copies, of its
+# versions (`-v0.1`) and of its releases by their dates (`-2507`): the decoder is the same.
+_HUB = re.compile(r"^[\w.-]+/|^meta-(?=llama)")
+_TUNED = re.compile(r"(-(instruct|chat|it|base|thinking|hf|v0\.\d|\d{4}))+$")
 
 
 def names() -> tuple[str, ...]:
@@ -87,13 +90,16 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def architecture(name: str) -> Architecture:
-    """The architecture of that name, which may be an alias or a tuned copy's (`…-instruct`).
+    """The architecture of that name, which may be an alias or a tuned copy's (`…-instruct`), and
+    have the hub's owner before it (`openai/…`).
 
     Raises ModelError, with the nearest names or why it is not here, where there is none.
     """
     asked, known = name, _known_as()
     if name not in known:
-        name = next((name.removesuffix(end) for end in _TUNED if name.endswith(end)), name)
+        name = _HUB.sub("", _HUB.sub("", name))
+    if name not in known:
+        name = _TUNED.sub("", name)
     if name not in known:
         near = difflib.get_close_matches(asked.lower(), known, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see models/zoo.toml"

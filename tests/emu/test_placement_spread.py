@@ -254,3 +254,22 @@ def test_fit_keeps_leaves_whole_that_no_loop_walks_and_on_a_machine_of_ones_own(
     placed = place(decoder(layers=4), machine, "fit")
     assert placed.bytes_by_memory["hbm"] > 0
     assert all(part.rows is None for part in placed.residencies)  # as `emu.realize` needs it
+
+
+def test_on_a_mesh_of_cores_a_layer_may_begin_on_one_chip_and_end_on_the_next():
+    whole = llama_70b()  # 80 layers of 0.856 GB, 1.05 GB at each end: of 7 stages one has 12
+    wafers = [System(emu.chip("wse-3"), chips=n, pipeline=n) for n in (7, 1)]
+    cut = place(whole, wafers[0], "on-chip").fullest_chip_bytes["sram"]
+    held = place(whole, wafers[1], "on-chip", allow_overflow=True).fullest_chip_bytes["sram"]
+    assert held <= 7 * cut < held + 7 * len(whole.leaves)
+    least = dataclasses.replace(
+        wafers[0].chip,
+        memories=tuple(
+            dataclasses.replace(m, capacity_bytes=sourced(cut)) if m.name == "sram" else m
+            for m in wafers[0].chip.memories
+        ),
+    )
+    place(whole, dataclasses.replace(wafers[0], chip=least), "on-chip", activations="memoryx")
+    with pytest.raises(CapacityError, match="of each wse-3 of 6 even stages holds") as told:
+        place(whole, System(least, chips=6, pipeline=6), "on-chip", activations="memoryx")
+    assert named(told.value) == (7, {"pipeline": 7})

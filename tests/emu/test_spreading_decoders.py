@@ -56,6 +56,7 @@ def test_a_stack_may_have_the_embedding_and_the_head_on_every_rank():
         ("llama-3.1-70b", "fp8"),
         ("llama-3.1-70b", "nvfp4"),
         ("qwen3-32b", "int8"),
+        ("qwen2.5-72b", "fp8"),  # more vectors of heads, biases and scales, than matrices of width
         ("gemma-3-27b", "bfloat16"),
         ("mixtral-8x7b", "bfloat16"),
         ("gpt-oss-20b", "bfloat16"),

@@ -45,6 +45,8 @@ def test_what_is_asked_is_kept() -> None:
     assert tried("h100", tensor=4)[:3] == [(4, 4, 1), (8, 4, 2), (12, 4, 3)]
     assert tried("h100", pipeline=3)[:2] == [(3, 1, 3), (6, 2, 3)]
     assert tried("tpu-v5e", chips=16, data=2)[0] == (16, 8, 1)
+    # 32 layers are too few for 72 groups of 8.
+    assert tried("groq-lpu-v1", chips=576, layers=32)[0] == (576, 32, 18)
     assert tried("tpu-v7", chips=4)[0] == (4, 8, 1)
     assert tried("b200", chips=8, expert=4)[0] == (8, 8, 1)
     with pytest.raises(ExperimentError, match="no split of h100 has --chips=5, --tensor=2"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import emu
 from experiments.cases import FIELDS, place, read_cases
 from experiments.errors import ExperimentError
 from experiments.left_out import coverage
@@ -144,6 +145,38 @@ def test_prefills_of_others_do_not_shrink_with_tokens_per_step(tmp_path):
         prompts = sum(chunk.times for chunk in chunks) * 911
         # 7244 tokens are three chunks of 2048 and a rest.
         assert prompts == pytest.approx(4 * prefills)
+
+
+def test_of_more_sequences_than_fit_some_wait(tmp_path):
+    with CASES.open(newline="") as file:
+        first = next(csv.DictReader(file))  # Llama-2-7B on one A100: 2 GB of cache a sequence
+    some = {"model": "Llama-2-7B", "context": "4000", "input_tokens": "9000", "metric": "loaded"}
+    many = [first | some | {"batch": str(n)} for n in (32, 60)]
+    write(tmp_path / "cases.csv", [*many, many[1] | {"metric": "latency/n"}])
+    fits, waits, whole = read_cases(tmp_path / "cases.csv")
+    assert place(waits).seconds() == pytest.approx(place(fits).seconds(), rel=0.15)
+    assert place(waits).terms[0].placement.excess_bytes == {}
+    assert fits.input_tokens == 4096  # the model takes no longer prompt
+    with pytest.raises(emu.CapacityError, match="bytes over"):
+        place(whole)
+
+
+def test_of_replicas_with_unequal_shares_the_fullest_counts(tmp_path):
+    with CASES.open(newline="") as file:
+        loaded = next(row for row in csv.DictReader(file) if row["id"] == "D061")  # a batch of 4
+    split = {"chips": "2", "data": "2"}
+    write(tmp_path / "cases.csv", [loaded | split | {"batch": n} for n in ("3", "4")])
+    three, four = read_cases(tmp_path / "cases.csv")
+    assert three.question == four.question
+
+
+def test_what_a_row_may_leave_out_and_how_models_may_be_written(tmp_path):
+    with CASES.open(newline="") as file:
+        first = next(csv.DictReader(file))
+    other = {"model": "Llama-2-7B (as published) ", "context": "", "tokens_per_step": ""}
+    write(tmp_path / "cases.csv", [first, first | other, first | {"model": "Llama-2-7B / 13B"}])
+    one, *others = read_cases(tmp_path / "cases.csv")
+    assert [case.question for case in others] == [one.question] * 2
 
 
 def test_nothing_measured_is_looked_up(tmp_path):

@@ -82,7 +82,15 @@ def test_unknown_names_get_the_nearest(wrong, right):
 
 
 def test_a_tuned_copy_and_a_model_with_the_same_decoder_are_found():
-    for other, name in (("llama-3.3-70b-instruct", "llama-3.3-70b"), ("glm-4.6", "glm-4.7")):
+    for other, name in (
+        ("llama-3.3-70b-instruct", "llama-3.3-70b"),
+        ("glm-4.6", "glm-4.7"),
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("meta-llama/meta-llama-3.1-8b-instruct", "llama-3.1-8b"),
+        ("llama-2-7b-chat-hf", "llama-2-7b"),
+        ("mixtral-8x7b-instruct-v0.1", "mixtral-8x7b"),
+        ("qwen3-235b-a22b-instruct-2507", "qwen3-235b-a22b"),
+    ):
         assert zoo.architecture(other).name == name
     with pytest.raises(ModelError, match=r"no architecture is called 'xyzzy-chat'"):
         zoo.architecture("xyzzy-chat")
