@@ -3,7 +3,8 @@
 Our decoder writes attention as two products with a softmax between them, which is clear and needs
 memory for every score. Serving software runs it as one kernel whose scores stay in registers
 (FlashAttention, arXiv 2205.14135; flash-decoding for one token), and multiplies weights that are
-stored in fp8 by activations in fp8, and those in mxfp4 or nvfp4 in float4, where the chip can. What
+stored in fp8 by activations in fp8, and those in mxfp4 or nvfp4 in float4, where the chip can; an
+indexer's keys that are stored in fp8 too (DeepGEMM's fp8_mqa_logits), unlike attention's. What
 it has one kernel for is one here: products of one input by several matrices, all that a layer
 writes to the cache, all that is decided between a router's product and the first product of the
 experts that it chose. Conversions and the arithmetic of indices ride along with the kernel that
@@ -169,9 +170,13 @@ def _kernels(ops: Sequence[Op]) -> list[tuple[int, int]]:
 
 def _narrow_floats(work: Work) -> dict[str, str]:
     """By weight: float8, or float4, two of which lie in a byte beside scales that are floats of 8
-    bits (`models.formats`: scales of four-bit integers have 16).
+    bits (`models.formats`: scales of four-bit integers have 16). By indexer's keys: float8.
     """
-    dtypes = {leaf.path: leaf.dtype for leaf in work.leaves if leaf.kind == "weights"}
+    dtypes = {
+        leaf.path: leaf.dtype
+        for leaf in work.leaves
+        if leaf.kind == "weights" or leaf.path.startswith("cache/index_keys/")
+    }
     found = {}
     for path, dtype in dtypes.items():
         if path.endswith("_scale"):

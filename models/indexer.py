@@ -67,7 +67,12 @@ class LightningIndexer(nnx.Module):
             precision="highest",
             preferred_element_type=jnp.float32,
         )
-        scores = jnp.sum(jax.nn.relu(products) * weights.astype(jnp.float32)[..., None], axis=2)
+        scores = jnp.einsum(
+            "bthl,bth->btl",
+            jax.nn.relu(products),
+            weights.astype(jnp.float32),
+            precision="highest",
+        )
         count = slot_count(slots)
         seen = seen_slots(place.position, tokens, count)[:, 0, 0]
         scores = jnp.where(seen, scores, -jnp.inf)

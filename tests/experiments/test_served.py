@@ -49,6 +49,25 @@ def test_a_latent_that_is_keys_and_values_is_read_once() -> None:
     assert read <= accessed(work, "cache") < 1.01 * read
 
 
+def test_an_indexers_products_do_not_leave_the_kernel_that_sums_them() -> None:
+    work = decode_work("deepseek-v3.2", "fp8", "bf16", batch=1, context=100_000)
+    # A score in float32 for each token goes to the choice; the products of 64 heads stay.
+    in_layers = (a for op in work.ops if op.count > 1 for a in (*op.reads, *op.writes))
+    assert max(a.bytes for a in in_layers if a.kind == "activations") == 4 * 100_001
+    # Attention is one kernel as well, over the tokens that were chosen.
+    read = 61 * (100_000 * 128 + 2048 * (512 + 64)) * 2
+    assert read <= accessed(work, "cache") < 1.01 * read
+
+
+def test_an_indexer_multiplies_keys_in_float8_where_they_are_stored_so() -> None:
+    bf16, fp8 = (
+        decode_work("glm-5", "bf16", kv, batch=1, context=10_000).flops_by_dtype
+        for kv in ("bf16", "fp8")
+    )
+    assert fp8["float8_e4m3fn"] == 78 * 2 * 32 * 128 * 10_001  # a query of 32 heads by each key
+    assert "float8_e4m3fn" not in bf16
+
+
 def test_narrow_floats_are_multiplied_as_such_and_integers_are_not() -> None:
     def flops(weights: str) -> dict[str, int]:
         work = decode_work("llama-3.2-1b", weights, "fp8", batch=1, context=1000)

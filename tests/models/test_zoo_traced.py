@@ -126,9 +126,9 @@ def test_an_indexer_reads_all_its_keys_and_attention_the_chosen_tokens(
         per_token = [2 * 64 * chosen, 2 * 2 * 512 * chosen, 2 * 128 * context]
         assert by_cache(read(context)) == [layers * n for n in per_token]
         assert by_cache(read(context, batch=3)) == [3 * layers * n for n in per_token]
-    # Twice the slots cost the indexer's products, and nothing of attention's.
+    # Twice the slots cost the indexer's products and their sums, and nothing of attention's.
     short, long = read(100, length=8192), read(100, length=16_384)
-    assert long.dot_flops - short.dot_flops == layers * 8192 * 2 * heads * 128
+    assert long.dot_flops - short.dot_flops == layers * 8192 * 2 * heads * (128 + 1)
     # What it chooses are tokens, no experts.
     accesses = [a for op in short.ops for a in op.reads if a.kind == "cache"]
     assert accesses
