@@ -28,7 +28,12 @@ PRODUCTS := kernels/build.py $(wildcard kernels/*.cc kernels/*.h)
 demo: setup
 	$(VENV)/bin/python -m experiments.run --config=experiments/configs/quickstart.py --workdir=demo
 
-test: setup lint types tests second
+# Both set-ups at once, then what is quick beside the second interpreter's smaller set, so that both
+# cores are used; the longest part comes last, and alone.
+test:
+	@$(MAKE) --no-print-directory -j2 setup $(SECOND_SETUP)
+	@$(MAKE) --no-print-directory -j2 lint types second
+	@$(MAKE) --no-print-directory tests
 
 bench: setup
 	@$(VENV)/bin/python -m experiments.bench
@@ -56,17 +61,25 @@ ifeq ($(SECOND),)
 second: setup
 	@echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
 else
-second: $(SECOND_VENV)/ready $(SECOND_VENV)/products
+SECOND_SETUP := $(SECOND_VENV)/ready $(SECOND_VENV)/products
+second: setup $(SECOND_SETUP)
 	$(SECOND_VENV)/bin/python -m pytest $(WORKERS) -m newest
 endif
 
-%/ready: requirements.lock pyproject.toml
+# Without compiling to byte code: a tenth of it is ever imported, and that is compiled then.
+%/locked: requirements.lock
 	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "emu needs Python 3.11 or newer, and this is %d.%d: make PYTHON=/path/to/python" % v)'
 	@echo "setting up $* (packages by the lock; a minute or two)"
 	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -m venv --clear $*
-	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+%/ready: %/locked pyproject.toml
 	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PRECIOUS: %/locked
+$(SECOND_VENV)/ready: | $(VENV)/ready # both write emu.egg-info
 
 # Touches the stamp itself, and only where there is a compiler: one installed later is found.
 %/products: %/ready $(PRODUCTS)
