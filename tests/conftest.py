@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 NEEDS = "needs "  # how such a skip's reason begins
 TESTS = Path(__file__).parent
@@ -22,6 +23,10 @@ LONGEST = (
     "models/test_golden.py",
     "experiments/serving/test_published.py",
 )
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

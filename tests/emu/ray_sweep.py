@@ -3,9 +3,8 @@
 A program of its own, since Ray forks, which a process that has run JAX should not do.
 """
 
+import contextlib
 import json
-import os
-import signal
 
 import numpy as np
 import psutil
@@ -18,10 +17,11 @@ from emu.design import blocks_of, computed
 
 def kill_a_worker() -> int:
     """Kills a process that computes blocks; its number, 0 if there is none."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        if process.info["cmdline"] and "ray::_results" in process.info["cmdline"][0]:
-            os.kill(process.info["pid"], signal.SIGKILL)
-            return int(process.info["pid"])
+    for process in psutil.Process().children(recursive=True):  # no other program's
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ray::_results" in "".join(process.cmdline()[:1]):
+                process.kill()
+                return process.pid
     return 0
 
 

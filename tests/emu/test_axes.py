@@ -309,7 +309,7 @@ def step(x, name, seed):
     return steps[name]()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(programs(), st.sampled_from([(24,), (4, 6), (2, 3, 4), (6, 6), (1, 12, 2), (5, 7)]))
 def test_axes_of_a_dimension_multiply_to_it(program, dims):
     seen = []

@@ -96,7 +96,7 @@ def permuted(array, dims, sizes, axis, order):
     return flat.reshape(array.shape)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 10_000)), min_size=1, max_size=7),
     st.sampled_from(SHAPES),

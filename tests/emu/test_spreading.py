@@ -107,7 +107,7 @@ def test_layers_written_out_are_spread_as_scanned_ones_are():
         assert held[0] == held[1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     tensor=st.sampled_from([1, 2, 4]),
     pipeline=st.integers(1, 5),

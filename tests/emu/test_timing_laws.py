@@ -29,7 +29,7 @@ STACKS = st.builds(
     per_kernel_s=st.sampled_from([0.0, 0.3]),
     exposed_latency=st.sampled_from([0.0, 1.0]),
 )
-LAWFUL = settings(max_examples=60, deadline=None)
+LAWFUL = settings(max_examples=60)
 
 
 @st.composite

@@ -74,7 +74,7 @@ def counts(work):
 
 
 @pytest.mark.newest
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(names=CHAINS, n=st.integers(1, 5))
 def test_scan_is_n_times_its_body_and_the_unrolled_program(names, n):
     run, tree = chain(names)
@@ -100,7 +100,7 @@ def test_scan_is_n_times_its_body_and_the_unrolled_program(names, n):
     assert flat.activation_bytes <= scan.activation_bytes
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(names=CHAINS, batch=st.integers(1, 6))
 def test_vmap_counts_like_the_batched_function(names, batch):
     run, tree = chain(names)
@@ -111,7 +111,7 @@ def test_vmap_counts_like_the_batched_function(names, batch):
     assert mapped.bytes_by_leaf == batched.bytes_by_leaf
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(names=CHAINS)
 def test_one_after_the_other_is_the_sum(names):
     run, tree = chain(names)

@@ -27,7 +27,7 @@ def work_of(batch=2):
     return trace(mlp, weights, Shape((batch, 8), F32))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(a=st.integers(0, 10**15), b=st.integers(0, 10**15))
 def test_sums_add_and_multiply_exactly_and_peaks_do_not(a, b):
     one, two = work_of(2), work_of(5)

@@ -9,6 +9,8 @@ import pytest
 from experiments import generate
 from experiments.errors import ExperimentError
 from models.checkpoint import Checkpoint, open_checkpoint
+from tests.experiments.commands import run_command
+from tests.waiting import HANGS_S
 
 TINY = Path("tests/golden/tiny_llama").resolve()
 TINY_CHAT = Path("tests/golden/tiny_qwen2").resolve()
@@ -24,10 +26,15 @@ def run(*flags: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "experiments.generate", *flags],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         check=False,
     )
+
+
+def run_quickly(*flags: str) -> "subprocess.CompletedProcess[str]":
+    cpu = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return run_command("experiments.generate", *flags, environment=cpu)
 
 
 @pytest.mark.newest
@@ -41,7 +48,7 @@ def test_json_holds_ids_text_and_times(tiny: Checkpoint) -> None:
     assert out["text"] == tiny.tokenizer.decode(out["tokens"])
     assert 0 < out["ttft_s"] < 30
     assert 0 < out["tpot_s"] < 30
-    plain = run(f"--model={TINY}", "--prompt=ab", "--raw", "--max_tokens=6")
+    plain = run_quickly(f"--model={TINY}", "--prompt=ab", "--raw", "--max_tokens=6")
     assert plain.stdout == out["text"] + "\n"
 
 
@@ -55,7 +62,7 @@ def test_json_holds_ids_text_and_times(tiny: Checkpoint) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags: list[str], message: str) -> None:
-    done = run(f"--model={TINY}", *flags)
+    done = run_quickly(f"--model={TINY}", *flags)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()

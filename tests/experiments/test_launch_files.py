@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANGS_S
+
 ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "experiments" / "launch"
 BASH = shutil.which("bash") or "/bin/bash"
@@ -163,7 +165,7 @@ def bash(name: str, *arguments: str, where: Path, **environment: str) -> tuple[i
         text=True,
         cwd=where,
         env={"PATH": f"{where}/bin:/usr/bin:/bin", "HOME": str(where), **environment},
-        timeout=60,
+        timeout=HANGS_S,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

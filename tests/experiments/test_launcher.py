@@ -9,6 +9,7 @@ import pytest
 
 from experiments.errors import ExperimentError
 from experiments.launcher import check_config
+from tests.waiting import HANGS_S
 
 # ml_collections 1.1 loads config files in a way that Python means to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -97,27 +98,27 @@ def test_a_users_error_is_one_line_and_a_bug_keeps_its_traceback() -> None:
     user = launched("from models.errors import ModelError\nraise ModelError('no such\\n  model')")
     bug = launched("raise ZeroDivisionError('a bug')")
     disk = launched("open('/nowhere/at/all')")
-    out, err = user.communicate(timeout=60)
+    out, err = user.communicate(timeout=HANGS_S)
     assert (user.returncode, out, err) == (1, "", "error: no such model\n")
-    _, err = bug.communicate(timeout=60)
+    _, err = bug.communicate(timeout=HANGS_S)
     assert bug.returncode == 1
     assert "Traceback" in err
     assert "ZeroDivisionError: a bug" in err
-    _, err = disk.communicate(timeout=60)
+    _, err = disk.communicate(timeout=HANGS_S)
     assert (disk.returncode, err) == (1, "error: /nowhere/at/all: No such file or directory\n")
 
 
-SLEEPS = "print('ready', flush=True)\ntime.sleep(60)"
+SLEEPS = "print('ready', flush=True)\ntime.sleep(600)"
 # Nothing is taken apart, since programs may be running.
 LEAVES_AT_ONCE = "import atexit\natexit.register(print, 'taken apart')\n" + SLEEPS
 IN_A_DESTRUCTOR = """
 class Held:
     def __del__(self):
         print('ready', flush=True)
-        time.sleep(60)
+        time.sleep(600)
 held = Held()
 del held
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -134,7 +135,7 @@ def test_a_signal_ends_in_one_line(number: signal.Signals, body: str) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HANGS_S)
     assert out == ""
     assert process.returncode == 128 + number
     assert err.strip() == (

@@ -9,6 +9,7 @@ import pytest
 from experiments.errors import ExperimentError
 from experiments.meeting import meet
 from tests.experiments.test_several_devices import free_port
+from tests.waiting import HANGS_S
 
 Asked = dict[int, tuple[int, str]]  # by host: of how many, and what
 
@@ -21,14 +22,14 @@ def met(asked: Asked, patience_s: dict[int, float] | None = None) -> dict[int, s
     def one(host: int) -> str:
         hosts, what = asked[host]
         try:
-            meet(hosts, host, coordinator, what, patience_s=patience.get(host, 20.0))
+            meet(hosts, host, coordinator, what, patience_s=patience.get(host, HANGS_S))
         except ExperimentError as error:
             return str(error)
         return ""
 
     with ThreadPoolExecutor(len(asked)) as pool:
         futures: dict[int, Future[str]] = {host: pool.submit(one, host) for host in asked}
-        return {host: future.result(60) for host, future in futures.items()}
+        return {host: future.result(HANGS_S) for host, future in futures.items()}
 
 
 def test_all_that_are_asked_for_the_same_meet() -> None:
@@ -50,7 +51,7 @@ def test_hosts_that_were_asked_for_something_else_are_told(
 
 
 def test_who_is_missing_is_named() -> None:
-    told = met({0: (3, "x"), 1: (3, "x")}, {0: 3.0})
+    told = met({0: (3, "x"), 1: (3, "x")}, {0: 6.0})
     assert told.keys() == {0, 1}
     for why in told.values():
         assert "of 3 hosts, 2 did not come to localhost:" in why
@@ -66,14 +67,15 @@ def test_a_stranger_at_the_port_is_not_a_host() -> None:
     for said in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"hosts": 2}\n'):
         while True:
             try:
-                stranger = socket.create_connection(("localhost", port), timeout=5)
+                stranger = socket.create_connection(("localhost", port), timeout=HANGS_S)
             except ConnectionRefusedError:
+                assert first.is_alive()
                 continue  # not there yet
             break
         with stranger:
             stranger.sendall(said)
-    meet(2, 1, f"localhost:{port}", "x", patience_s=20.0)
-    first.join(20)
+    meet(2, 1, f"localhost:{port}", "x", patience_s=HANGS_S)
+    first.join(HANGS_S)
     assert not first.is_alive()
 
 

@@ -11,6 +11,8 @@ from experiments.prediction import predicted
 from experiments.prediction_printed import as_json, as_text
 from experiments.question import Question
 from models.errors import ModelError
+from tests.experiments.commands import run_command
+from tests.waiting import HANGS_S
 
 FIELDS = {
     "seconds_per_step",
@@ -30,7 +32,7 @@ def run(*flags: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "experiments.predict", *flags],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         check=False,
     )
 
@@ -44,7 +46,7 @@ def test_the_command_prints_one_object_and_the_same_one_again(tmp_path: Path) ->
     assert done.stderr == ""
     out = json.loads(done.stdout)
     assert set(out) > FIELDS | {"ttft_s"}
-    assert run(*asked).stdout == done.stdout
+    assert run_command("experiments.predict", *asked).stdout == done.stdout
     events = json.loads(trace.read_text())["traceEvents"]
     ends = [1e-6 * (event["ts"] + event["dur"]) for event in events if event["ph"] == "X"]
     assert max(ends) == pytest.approx(out["seconds_per_step"], rel=1e-6)
@@ -60,7 +62,7 @@ def test_the_command_prints_one_object_and_the_same_one_again(tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags: list[str], message: str) -> None:
-    done = run(*flags)
+    done = run_command("experiments.predict", *flags)
     assert done.returncode == 1
     assert done.stdout == ""
     assert message in done.stderr

@@ -18,6 +18,8 @@ import nbclient
 import pytest
 
 from experiments.results import PARTS
+from tests.experiments.commands import run_command
+from tests.waiting import HANGS_S, wait_until
 
 NOTEBOOK = Path("experiments/notebooks/results.ipynb").resolve()
 MODEL = "tests/golden/tiny_llama"
@@ -52,9 +54,19 @@ def run(environment: dict[str, str]) -> Run:
             command(workdir, *flags),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANGS_S,
             env=environment,
             check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_quickly(environment: dict[str, str]) -> Run:
+    def run(workdir: Path | str, *flags: str) -> "subprocess.CompletedProcess[str]":
+        return run_command(
+            "experiments.run", f"--workdir={workdir}", *flags, environment=environment
         )
 
     return run
@@ -68,9 +80,9 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.newest
-def test_cliff_measures_reports_and_goes_on(run: Run, tmp_path: Path) -> None:
+def test_cliff_measures_reports_and_goes_on(run: Run, run_quickly: Run, tmp_path: Path) -> None:
     small = [*CLIFF, "--config.dtypes=('float32',)"]
-    done = run(tmp_path, *small, "--config.layers=(1,)")
+    done = run_quickly(tmp_path, *small, "--config.layers=(1,)")
     assert done.returncode == 0, done.stderr
     first = rows(tmp_path)
     assert [r["measured"]["placement"] for r in first] == [
@@ -119,7 +131,7 @@ def test_cliff_measures_reports_and_goes_on(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "cliff.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_humaneval_by_both_pairs(run: Run, tmp_path: Path) -> None:
+def test_humaneval_by_both_pairs(run: Run, run_quickly: Run, tmp_path: Path) -> None:
     done = run(tmp_path, *HUMANEVAL)
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path)
@@ -134,7 +146,7 @@ def test_humaneval_by_both_pairs(run: Run, tmp_path: Path) -> None:
         assert measured["ttft"]["count"] == 1
         assert measured["itl"]["count"] + measured["itl"]["disturbed_count"] >= 3
         assert measured["tpot_s"] > 0
-    other = run(tmp_path, *HUMANEVAL, "--config.pair=memory-kind", "--config.tasks=1")
+    other = run_quickly(tmp_path, *HUMANEVAL, "--config.pair=memory-kind", "--config.tasks=1")
     assert other.returncode == 0, other.stderr
     assert len(rows(tmp_path)) == 6
     assert "device" in other.stdout or "pinned_host" in other.stdout
@@ -143,7 +155,7 @@ def test_humaneval_by_both_pairs(run: Run, tmp_path: Path) -> None:
     assert "on a CPU the memory kinds are one memory" in page
 
 
-def test_rules_in_the_config(run: Run, tmp_path: Path) -> None:
+def test_rules_in_the_config(run: Run, run_quickly: Run, tmp_path: Path) -> None:
     flags = [*CLIFF, "--config.dtypes=('int8',)", "--config.layers=(2,)"]
     flags.append("--config.placements=('rules',)")
     rules = "--config.rules=(('layers/*/mlp/*/kernel','on-chip'),('**','off-chip'))"
@@ -162,9 +174,11 @@ def test_rules_in_the_config(run: Run, tmp_path: Path) -> None:
     (row,) = rows(tmp_path)
     assert 0 < row["measured"]["on_chip_bytes"] < row["measured"]["weight_bytes"]
     assert 0 < row["measured"]["device_mean_s"] < 1
-    unmatched = run(tmp_path, *flags, "--config.rules=(('nothing/**','on-chip'),('**','off-chip'))")
+    unmatched = run_quickly(
+        tmp_path, *flags, "--config.rules=(('nothing/**','on-chip'),('**','off-chip'))"
+    )
     assert_refused(unmatched, "rule 'nothing/**' -> 'on-chip' matches no leaf")
-    uncovered = run(tmp_path, *flags, "--config.rules=(('layers/*/mlp/**','on-chip'),)")
+    uncovered = run_quickly(tmp_path, *flags, "--config.rules=(('layers/*/mlp/**','on-chip'),)")
     assert_refused(uncovered, "no rule covers layers/0/attention")
     assert rows(tmp_path) == [row]
 
@@ -197,37 +211,37 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", message: str) -> No
 def test_bad_input_is_one_line_before_anything_is_measured(
     environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    done = subprocess.run(
-        command(tmp_path / "results", *flags),
-        capture_output=True,
-        text=True,
-        timeout=120,
+    done = run_command(
+        "experiments.run",
+        f"--workdir={tmp_path / 'results'}",
+        *flags,
         # Nothing there says what the machine is: measuring it would be told of.
-        env={**environment, "XDG_CACHE_HOME": str(tmp_path / "empty")},
-        check=False,
+        environment={**environment, "XDG_CACHE_HOME": str(tmp_path / "empty")},
     )
     assert_refused(done, message)
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "results").exists()
 
 
-def test_a_workdir_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_workdir_that_cannot_be_written_is_one_line(run_quickly: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert_refused(run(tmp_path / "file", *CLIFF), "file cannot be written to: it is no folder")
+    assert_refused(
+        run_quickly(tmp_path / "file", *CLIFF), "file cannot be written to: it is no folder"
+    )
     refused = "workdir /proc/nowhere cannot be written to: No such file or directory"
-    assert_refused(run("/proc/nowhere", *CLIFF), refused)
+    assert_refused(run_quickly("/proc/nowhere", *CLIFF), refused)
 
 
 def test_rows_of_other_weights_at_the_same_path_are_measured_again(
-    run: Run, tmp_path: Path
+    run_quickly: Run, tmp_path: Path
 ) -> None:
     model, workdir = tmp_path / "model", tmp_path / "results"
     shutil.copytree(MODEL, model)
     flags = [*CLIFF, "--config.dtypes=('float32',)", "--config.layers=(1,)"]
     flags += [f"--config.model={model}", "--config.placements=('on-chip',)"]
-    assert run(workdir, *flags).returncode == 0
+    assert run_quickly(workdir, *flags).returncode == 0
     (first,) = rows(workdir)
-    again = run(workdir, *flags)
+    again = run_quickly(workdir, *flags)
     assert "measured again" not in again.stderr
     assert rows(workdir) == [first]
     weights = model / "model-00001-of-00003.safetensors"
@@ -235,7 +249,7 @@ def test_rows_of_other_weights_at_the_same_path_are_measured_again(
     data[-1] ^= 1  # a bit of one weight, and the times as they were
     weights.write_bytes(data)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
-    changed = run(workdir, *flags)
+    changed = run_quickly(workdir, *flags)
     assert changed.returncode == 0, changed.stderr
     assert "1 finished rows do not count and are measured again: weights " in changed.stderr
     before, after = (row["key"].split(" @ ") for row in rows(workdir))
@@ -308,7 +322,8 @@ def executed_notebook(folder: Path, path: Path = NOTEBOOK) -> str:
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         nbclient.NotebookClient(
             notebook,
-            timeout=120,
+            timeout=HANGS_S,
+            startup_timeout=HANGS_S,
             kernel_name="this-python",
             resources={"metadata": {"path": str(path.parent)}},
         ).execute()
@@ -329,24 +344,21 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
             env=environment,
         )
         if number < 3:
-            limit = time.monotonic() + 60
-            while len(rows(tmp_path)) <= len(kept) and process.poll() is None:
-                assert time.monotonic() < limit
-                time.sleep(0.01)
+            wait_until(lambda: len(rows(tmp_path)) > len(kept) or process.poll() is not None)  # noqa: B023
             if number == 1:  # while one run is at it, a second one is refused
                 second = subprocess.run(
                     command(tmp_path, *CLIFF),
                     capture_output=True,
                     text=True,
                     env=environment,
-                    timeout=60,
+                    timeout=HANGS_S,
                     check=False,
                 )
                 if process.poll() is None:
                     assert_refused(second, "is being written by another run")
             time.sleep(rng.random() * 0.3)
             process.send_signal(signal.SIGTERM if number == 2 else signal.SIGKILL)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANGS_S)
         if number == 2 and process.returncode != 0:
             assert process.returncode == 128 + signal.SIGTERM, errors
             assert "the same command goes on from there" in errors

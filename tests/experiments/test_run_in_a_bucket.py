@@ -2,13 +2,13 @@
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 from experiments.bucket import Bucket
 from experiments.bucket_results import read_rows
 from tests.experiments.conftest import BUCKET
 from tests.experiments.test_run import CLIFF, command
+from tests.waiting import HANGS_S, wait_until
 
 SMALL = [*CLIFF, "--config.dtypes=('float32',)", "--config.layers=(1,2)"]
 
@@ -23,12 +23,10 @@ def test_preempted_and_gone_on_with(environment: dict[str, str], s3: dict[str, s
         text=True,
         env=environment,
     )
-    limit = time.monotonic() + 120
-    while not (first := read_rows(Bucket(url))) and process.poll() is None:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: read_rows(Bucket(url)) or process.poll() is not None)
+    first = read_rows(Bucket(url))
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS_S)
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "stopped by SIGTERM; what was finished is kept, and the same command goes" in errors
     assert "Traceback" not in errors
@@ -38,7 +36,7 @@ def test_preempted_and_gone_on_with(environment: dict[str, str], s3: dict[str, s
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
     )
     assert again.returncode == 0, again.stderr
@@ -59,7 +57,7 @@ def test_a_bucket_that_is_not_there_is_one_line(
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
         cwd=Path(__file__).parent.parent.parent,
     )

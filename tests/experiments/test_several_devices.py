@@ -1,28 +1,31 @@
 """HumanEval over several host devices, and over two processes that are as two hosts."""
 
+import contextlib
 import json
+import random
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.experiments.commands import run_command
 from tests.experiments.conftest import TWO_DEVICES
 from tests.experiments.test_run import CLIFF, HUMANEVAL, command, rows
+from tests.waiting import HANGS_S, wait_until
 
 
 def test_the_model_is_spread_over_the_devices_that_are_there(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        command(tmp_path, *HUMANEVAL, "--config.tasks=1", "--config.placements=('on-chip','fit')"),
-        capture_output=True,
-        text=True,
-        env={**environment, "XLA_FLAGS": TWO_DEVICES},
-        timeout=120,
-        check=False,
+    done = run_command(
+        "experiments.run",
+        f"--workdir={tmp_path}",
+        *HUMANEVAL,
+        "--config.tasks=1",
+        "--config.placements=('on-chip','fit')",
+        environment={**environment, "XLA_FLAGS": TWO_DEVICES},
     )
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path)
@@ -40,17 +43,16 @@ def test_the_model_is_spread_over_the_devices_that_are_there(
 def test_a_mesh_that_cannot_be_is_refused_before_anything_is_measured(
     environment: dict[str, str], tmp_path: Path, devices: int, message: str
 ) -> None:
-    wrong = subprocess.run(
-        command(tmp_path / "results", *HUMANEVAL, "--config.tensor=3"),
-        capture_output=True,
-        text=True,
-        env={
+    wrong = run_command(
+        "experiments.run",
+        f"--workdir={tmp_path / 'results'}",
+        *HUMANEVAL,
+        "--config.tensor=3",
+        environment={
             **environment,
             "XDG_CACHE_HOME": str(tmp_path / "empty"),  # where nothing says what the machine is
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         },
-        timeout=120,
-        check=False,
     )
     assert wrong.returncode == 1
     (line,) = wrong.stderr.strip().splitlines()
@@ -59,10 +61,12 @@ def test_a_mesh_that_cannot_be_is_refused_before_anything_is_measured(
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port below those that the system hands out, which could be another's a moment later."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("", port))
+            return port
 
 
 @pytest.fixture
@@ -94,13 +98,10 @@ def hosts(environment: dict[str, str], tmp_path: Path):
 
 
 def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts, tmp_path: Path) -> None:
-    first, second = hosts("--config.tasks=6", "--config.max_tokens=64")
-    limit = time.monotonic() + 120
-    while len(rows(tmp_path)) < 2 and first.poll() is None:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    first, second = hosts("--config.tasks=10", "--config.max_tokens=64")
+    wait_until(lambda: len(rows(tmp_path)) >= 2 or first.poll() is not None)
     second.send_signal(signal.SIGKILL)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=HANGS_S)
     assert first.returncode == 1, errors
     assert "error: another of the 2 hosts is gone" in errors
     assert "the same command on all hosts goes on from there" in errors
@@ -110,25 +111,22 @@ def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts, tmp_path: Pat
 
 
 def test_a_host_that_is_preempted_says_so(hosts, tmp_path: Path) -> None:
-    first, second = hosts("--config.tasks=6", "--config.max_tokens=64")
-    limit = time.monotonic() + 240
-    while not rows(tmp_path) and first.poll() is None:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    first, second = hosts("--config.tasks=10", "--config.max_tokens=64")
+    wait_until(lambda: rows(tmp_path) or first.poll() is not None)
     first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=HANGS_S)
     assert first.returncode == 128 + signal.SIGTERM, errors
     assert "stopped by SIGTERM; what was finished is kept" in errors
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=HANGS_S)
     assert second.returncode != 0
 
 
 def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
     first, second = hosts("--config.tasks=1")
-    out, errors = first.communicate(timeout=120)
+    out, errors = first.communicate(timeout=HANGS_S)
     assert first.returncode == 0, errors
     assert str(tmp_path / "report.html") in out
-    silent, errors = second.communicate(timeout=60)
+    silent, errors = second.communicate(timeout=HANGS_S)
     assert second.returncode == 0, errors
     assert "report.html" not in silent
     assert "HumanEval" not in errors  # its progress is the same
@@ -139,7 +137,7 @@ def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
 def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("{}\n")
     for process in hosts("--config.tasks=1"):
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANGS_S)
         assert process.returncode == 1
         assert "error: " in errors
         assert "line 1 is not a finished measurement" in errors
@@ -160,13 +158,6 @@ def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
 def test_flags_that_do_not_go_together(
     environment: dict[str, str], tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    done = subprocess.run(
-        command(tmp_path, *flags),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+    done = run_command("experiments.run", f"--workdir={tmp_path}", *flags, environment=environment)
     assert done.returncode == 1
     assert message in done.stderr

@@ -1,8 +1,6 @@
 """Predictions beside published figures: errors may not grow unnoticed. About a minute."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from experiments.cases import FIELDS, place, read_cases
 from experiments.errors import ExperimentError
 from experiments.left_out import coverage
 from experiments.validate import summary, validate
+from tests.experiments.commands import run_command
 
 CASES = Path("experiments/measured/decode_cases.csv")
 LEFT_OUT = Path("docs/left_out.csv")
@@ -196,17 +195,13 @@ def test_a_file_that_is_no_case_file_is_refused(tmp_path):
     (tmp_path / "header.csv").write_text(",".join(FIELDS) + "\n")
     with pytest.raises(ExperimentError, match="no rows"):
         read_cases(tmp_path / "header.csv")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.validate", "--cases=none.csv", "--out=o.csv"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_command("experiments.validate", "--cases=none.csv", "--out=o.csv")
     assert done.returncode != 0
     assert "none.csv: cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_where_the_table_goes_is_checked_before_anything_is_predicted(tmp_path):
-    command = [sys.executable, "-m", "experiments.validate", f"--out={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run_command("experiments.validate", f"--out={tmp_path}")
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path}: Is a directory\n"

@@ -20,6 +20,7 @@ from models import checked, fetch, named
 from models.checked import check_file, sha256_of
 from models.errors import ModelError
 from models.fetch import PublishedFile, WheelPart
+from tests.waiting import HANGS_S
 
 PARTS = [b"the first part " * 1000, b"and the second " * 500]
 CONTENT = b"".join(PARTS)
@@ -310,7 +311,7 @@ print(fetch(PublishedFile(**known, parts=parts), pathlib.Path({str(tmp_path / "c
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    printed = [process.communicate(timeout=60)[0].strip() for process in processes]
+    printed = [process.communicate(timeout=HANGS_S)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert set(printed) == {str(tmp_path / "cache" / "tiny.gguf")}
     assert (tmp_path / "cache" / "tiny.gguf").read_bytes() == CONTENT
@@ -444,7 +445,7 @@ def test_the_real_hub_library_without_a_network(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANGS_S,
     )
     assert finished.returncode == 1
     assert finished.stdout == ""

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import emu
@@ -55,7 +55,6 @@ def test_without_hosts_it_is_dropped() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 90)), max_size=60))
-@settings(deadline=None)
 def test_the_room_is_never_exceeded(asked: list[tuple[int, int]]) -> None:
     caches = Caches(ROOM, host_bytes=1500)
     for session, tokens in asked:
