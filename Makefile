@@ -41,7 +41,7 @@ bench: setup
 # Fits all stacks to published cases, leaves cases out, and writes docs/fidelity.*: five minutes.
 fidelity: setup
 	$(VENV)/bin/python -m experiments.fit --leave_out=experiments/measured/folds.toml --out=docs/left_out.csv
-	$(VENV)/bin/python -m experiments.validate --out=docs/fidelity.csv --figure=docs/fidelity.png
+	$(VENV)/bin/python -m experiments.validate --out=docs/fidelity.csv
 	$(VENV)/bin/python -m experiments.fidelity_table
 
 setup: $(VENV)/ready $(VENV)/products

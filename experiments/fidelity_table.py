@@ -1,9 +1,10 @@
-"""The tables of docs/fidelity.md, from the committed predictions.
+"""The tables and the figure of docs/fidelity.md, from the committed predictions.
 
     python -m experiments.fidelity_table
 
 Reads docs/fidelity.csv (made by experiments.validate) and docs/left_out.csv (by experiments.fit),
-and writes what stands between the page's two marks anew. `make fidelity` does all three.
+writes what stands between the page's two marks anew, and draws docs/fidelity.png. `make fidelity`
+does all three.
 """
 
 import csv
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.case_figure import draw
 from experiments.errors import ExperimentError
 from experiments.launcher import launch
 from experiments.left_out import coverage
 from experiments.whole_file import write_whole
 
-PAGE = Path("docs/fidelity.md")
+PAGE, FIGURE = Path("docs/fidelity.md"), Path("docs/fidelity.png")
 _BEGIN, _END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 
 Row = dict[str, str]
@@ -95,7 +97,8 @@ def main() -> None:
     fitted, left_out = committed()
     page = with_tables(PAGE.read_text(encoding="utf-8"), tables(fitted, left_out))
     write_whole(PAGE, page.encode())
-    print(f"tables are in {PAGE}")
+    draw(FIGURE, {"fitted": fitted, "left out: fitted without the row's fold": left_out})
+    print(f"tables are in {PAGE}, the figure is {FIGURE}")
 
 
 if __name__ == "__main__":
