@@ -24,7 +24,7 @@ from experiments.serving.policy import Policy
 from experiments.serving.simulation import simulate
 from experiments.session_time import Service
 from experiments.settings import as_dict
-from experiments.step_times import StepTimes
+from experiments.step_times import StepTimes, check_together
 from experiments.workloads.sampling import sample
 from experiments.workloads.workload import as_assumed, workload
 
@@ -75,6 +75,7 @@ class Settings:
     assumed: dict[str, dict[str, float]]  # by workloads
 
     def __post_init__(self) -> None:
+        check_together("policy.most_together", self.policy.most_together)
         for name in self.assumed:
             as_assumed(name, self.assumed)
         for of in self.classes.values():  # what cannot be drawn is told before anything is computed

@@ -1,9 +1,12 @@
 """Step times of one deployment as a table, which a simulation can ask a million times a second.
 
-Entries are direct predictions, made as `experiments.predict` makes them (trace, spread, place,
-clock), over sequences × context for decode steps and over tokens × prefix for chunks of a prompt.
-Between them seconds are interpolated bilinearly: attention reads a cache once, so that the context
-and the prefix are straight lines. `checked` says how far that is off between the entries.
+Entries are what `experiments.predict` says (trace, spread, place, clock), by `emu.design.sweep`
+from a few traces: over sequences × context for decode steps, over tokens × prefix for chunks of a
+prompt. They lie close together, and between them seconds are interpolated bilinearly: attention
+reads a cache once, so that the context and the prefix are straight lines but where something else
+becomes the longest. `checked` says how far that is off between the entries. An entry that does not
+fit, which nobody can ask for, goes on as those before it; on machines that run from SRAM that is
+one whose activations would have to leave it, too.
 
 In a pipeline the sequences take turns: n of them cross its stages as batches of n / stages, one
 behind the other, so that no stage waits, and a token takes what a batch of n / stages takes. Chunks
@@ -20,14 +23,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 import emu
+from emu.design import WorkGrid, sweep
 from experiments.cases import prefilling
 from experiments.deployment import Deployment, Hardware
 from experiments.errors import ExperimentError
-from experiments.placing import rules_of, runs_from_sram
+from experiments.placing import Rules, rules_of, runs_from_sram
 from experiments.prediction import CHUNK, parts_of
 from experiments.question import Question
 from experiments.ranges import Moved, range_of
@@ -35,10 +40,14 @@ from experiments.steps_traced import decode_work, prefill_work
 
 Array = NDArray[np.float64]
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-TOKENS = (1, 64, 128, 192, 256, 512, 1024, CHUNK)
-_CONTEXTS = (0.005, 0.25, 1.0)  # of the window
-_PREFIXES = (0.0, 0.25, 0.98)
+MOST_TOGETHER = 512  # sequences that are decoded at once, at most
+_BATCHES = (1, 2, *(part << n for n in range(8) for part in (3, 4)))
+_TOKENS = (1, 16, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)
+_LEAST_CHUNK = 64  # tokens: a smaller one is read from the table, but no prompt is cut into such
+_CONTEXTS = (0.001, 0.004, 0.016, 0.06, 0.12, 0.25, 0.5, 0.75, 1.0)  # of the window
+_PREFIXES = (0.0, 0.06, 0.25, 0.6, 0.98)
+_OFF_ROWS = ((9, 0.55), (45, 0.083), (225, 0.023))  # sequences and share of the window
+_OFF_CHUNKS = ((0.15, 0.4), (0.7, 0.1))  # share of a chunk, and of the window
 _TYPICAL = (4, 0.25)  # sequences and share of the window at which ranges are taken
 
 
@@ -177,6 +186,14 @@ class StepTimes:
         return max((abs(error) for _, error in self.checked), default=0.0)
 
 
+def check_together(name: str, sequences: int) -> None:
+    """Raises ExperimentError where so many sequences at once are more than tables hold."""
+    if sequences > MOST_TOGETHER:
+        raise ExperimentError(
+            f"{name} is at most {MOST_TOGETHER}, not {sequences}: no step times are made of more"
+        )
+
+
 def step_times(of: Deployment) -> StepTimes:
     """The table of a deployment.
 
@@ -190,24 +207,24 @@ def step_times(of: Deployment) -> StepTimes:
     system = clock.system
     stages = system.pipeline
     window = of.window_tokens - of.drafted - 1
-    contexts = tuple(int(share * window) for share in _CONTEXTS)
-    batches = BATCHES if stages == 1 else BATCHES[:5]
-    decode = _grid(clock.decode_s, clock.decode_fits, batches, contexts)
-    prefixes = tuple(int(share * window) for share in _PREFIXES)
-    every = _grid(clock.chunk_s, lambda *_: True, TOKENS, prefixes)
-    at = min(range(1, len(TOKENS)), key=lambda i: max(every.seconds[i]) / TOKENS[i])
+    rows = _up_to(_BATCHES, max(2, math.ceil(MOST_TOGETHER / stages)))
+    decode = _table(clock, clock.decode, system, rows, _shares(_CONTEXTS, window))
+    prefixes = _shares(_PREFIXES, window)
+    every = _table(clock, clock.chunk, system, _TOKENS, prefixes, as_if_it_fits=False)
+    sizes = [i for i, tokens in enumerate(every.rows) if tokens >= _LEAST_CHUNK]
+    at = min(sizes, key=lambda i: max(every.seconds[i]) / every.rows[i])
     prefill = dataclasses.replace(every, rows=every.rows[: at + 1], seconds=every.seconds[: at + 1])
     busy = dataclasses.replace(system, stack=prefilling(system.software))
-    among = functools.partial(clock.chunk_s, system=busy)
-    beside = _grid(among, lambda *_: True, TOKENS[: at + 1], prefixes)
+    beside = _table(clock, clock.chunk, busy, _TOKENS[: at + 1], prefixes, as_if_it_fits=False)
     batch, context = _TYPICAL[0], int(_TYPICAL[1] * window)
-    spread = range_of(functools.partial(clock.decode_s, batch, context), system)
-    typical = clock.decode_s(batch, context)
+    step = clock.decode(batch, context)
+    spread = range_of(functools.partial(clock.seconds, step), system)
+    typical = clock.seconds(step)
     return StepTimes(
         decode=decode,
         prefill=prefill,
         beside=beside,
-        chunk=TOKENS[at],
+        chunk=_TOKENS[at],
         stages=stages,
         chips=system.chips,
         room=_room(clock, window),
@@ -229,43 +246,8 @@ class _Clock:
     system: emu.System
     drafted: int
 
-    def decode_s(self, batch: float, context: float, system: emu.System | None = None) -> float:
-        """A decode step."""
-        return self._seconds(self._decode(int(batch), int(context)), system)
-
-    def chunk_s(self, tokens: float, prefix: float, system: emu.System | None = None) -> float:
-        """A chunk of a prompt of one sequence."""
-        asked = self.question
-        work = prefill_work(
-            asked.model,
-            asked.weights,
-            asked.kv,
-            batch=1,
-            context=int(prefix),
-            tokens=int(tokens),
-        )
-        return self._seconds(work, system)
-
-    def decode_fits(self, batch: float, context: float) -> bool:
-        """Whether its cache and activations are where those of a short sequence are."""
-        placement = self._placed(self._decode(int(batch), int(context)))
-        small = self._placed(self._decode(1, 1))
-        return not placement.excess_bytes and placement.activations == small.activations
-
-    def held(self, batch: int, context: int) -> tuple[str, tuple[int, ...]]:
-        """The memory that caches are in, and bytes of it on a chip of each pipeline stage."""
-        placement = self._placed(self._decode(batch, context))
-        memory = next(r.memory for r in placement.residencies if r.leaf.kind == "cache")
-        ranks = self.system.ranks
-        if ranks is None:
-            return memory, (placement.fullest_chip_bytes[memory],)
-        return memory, tuple(ranks.per_chip * held[memory] for held in placement.rank_bytes)
-
-    def cache_bytes(self, context: int) -> int:
-        """Of one sequence over all chips, once."""
-        return self._decode(1, context).cache_bytes
-
-    def _decode(self, batch: int, context: int) -> emu.Work:
+    def decode(self, batch: int, context: int) -> emu.Work:
+        """A decode step of so many sequences."""
         asked = self.question
         return decode_work(
             asked.model,
@@ -276,35 +258,104 @@ class _Clock:
             tokens=1 + self.drafted,
         )
 
-    def _placed(self, work: emu.Work) -> emu.Placement:
-        rules = rules_of(self.question.placement, self.system.chip)
-        return emu.place(work, self.system, rules, allow_overflow=True)
+    def chunk(self, tokens: int, prefix: int) -> emu.Work:
+        """A chunk of a prompt of one sequence."""
+        asked = self.question
+        return prefill_work(
+            asked.model, asked.weights, asked.kv, batch=1, context=prefix, tokens=tokens
+        )
 
-    def _seconds(self, work: emu.Work, system: emu.System | None) -> float:
-        placement = self._placed(work)
+    def seconds(self, work: emu.Work, system: emu.System | None = None) -> float:
+        """By `emu.predict`; system: of other numbers than this one."""
+        placement = self.placed(work)
         return float(emu.predict(work, system or self.system, placement).seconds)
 
+    def placed(self, work: emu.Work) -> emu.Placement:
+        """By the question's rules."""
+        return emu.place(work, self.system, self.rules, allow_overflow=True)
 
-def _grid(
-    seconds: Callable[[float, float], float],
-    fits: Callable[[float, float], bool],
+    @property
+    def rules(self) -> str | Rules:
+        """Of the question."""
+        return rules_of(self.question.placement, self.system.chip)
+
+    def fits(self, work: emu.Work) -> bool:
+        """Whether cache and activations are where those of a short sequence are."""
+        placement = self.placed(work)
+        if placement.excess_bytes:
+            return False
+        if not runs_from_sram(self.system.chip):
+            return True
+        return placement.activations == self.placed(self.decode(1, 1)).activations
+
+    def held(self, batch: int, context: int) -> tuple[str, tuple[int, ...]]:
+        """The memory that caches are in, and bytes of it on a chip of each pipeline stage."""
+        placement = self.placed(self.decode(batch, context))
+        memory = next(r.memory for r in placement.residencies if r.leaf.kind == "cache")
+        ranks = self.system.ranks
+        if ranks is None:
+            return memory, (placement.fullest_chip_bytes[memory],)
+        return memory, tuple(ranks.per_chip * held[memory] for held in placement.rank_bytes)
+
+    def cache_bytes(self, context: int) -> int:
+        """Of one sequence over all chips, once."""
+        return self.decode(1, context).cache_bytes
+
+
+def _table(
+    clock: _Clock,
+    work: Callable[[int, int], emu.Work],
+    system: emu.System,
     rows: Sequence[int],
     columns: Sequence[int],
+    as_if_it_fits: bool = True,
 ) -> Grid:
-    """Entries that do not fit, which nobody can ask for, go on as those before them in the row."""
-    found = []
-    for row in rows:
-        entries: list[float] = []
-        for at, column in enumerate(columns):
-            if at > 1 and not fits(row, column):
-                slope = (entries[-1] - entries[-2]) / (columns[at - 1] - columns[at - 2])
-                entries.append(entries[-1] + slope * (column - columns[at - 1]))
-            else:
-                entries.append(seconds(row, column))
-        found.append(tuple(entries))
-    return Grid(
-        rows=tuple(map(float, rows)), columns=tuple(map(float, columns)), seconds=tuple(found)
+    """Of `work(row, column)`, as far down as the first two columns fit.
+
+    as_if_it_fits: what does not goes on as what is before it in its row.
+    """
+
+    def one(batch: int, context: int) -> emu.Work:
+        return work(batch, context)
+
+    found = sweep(
+        WorkGrid(work=one, batch=rows, context=columns),
+        [system],
+        {"as asked": clock.rules},
+        columns=("step_s", "fits", "activations"),
+        progress=False,
     )
+    assert isinstance(found, pd.DataFrame)
+    shape = (len(rows), len(columns))
+    seconds = found["step_s"].to_numpy(copy=True).reshape(shape)
+    if not as_if_it_fits:
+        return _grid(rows, columns, seconds)
+    fits = found["fits"].to_numpy().reshape(shape)
+    if runs_from_sram(system.chip):
+        through = found["activations"].cat.codes.to_numpy().reshape(shape)
+        fits = fits & (through == through[0, 0])
+    kept = max(2, int(np.cumprod(fits[:, :2].all(axis=1)).sum()))
+    for i, j in np.argwhere(~fits[:kept]):
+        if j > 1:
+            slope = (seconds[i, j - 1] - seconds[i, j - 2]) / (columns[j - 1] - columns[j - 2])
+            seconds[i, j] = seconds[i, j - 1] + slope * (columns[j] - columns[j - 1])
+    return _grid(rows[:kept], columns, seconds[:kept])
+
+
+def _grid(rows: Sequence[int], columns: Sequence[int], seconds: Array) -> Grid:
+    return Grid(
+        rows=tuple(map(float, rows)),
+        columns=tuple(map(float, columns)),
+        seconds=tuple(map(tuple, seconds.tolist())),
+    )
+
+
+def _up_to(values: Sequence[int], last: int) -> tuple[int, ...]:
+    return (*(value for value in values if value < last), last)
+
+
+def _shares(of: Sequence[float], window: int) -> tuple[int, ...]:
+    return tuple(int(share * window) for share in of)
 
 
 def _between(axis: Sequence[float], at: float) -> tuple[int, float]:
@@ -341,16 +392,16 @@ def _room(clock: _Clock, window: int) -> Room:
 def _checked(
     clock: _Clock, decode: Grid, prefill: Grid, window: int
 ) -> Iterator[tuple[str, float]]:
-    """Points between the rows, where they fit."""
-    for batch, share in ((3, 0.15), (12, 0.6)):
+    """Points between the entries, where they fit."""
+    for batch, share in _OFF_ROWS:
         context = int(share * window)
-        if clock.decode_fits(batch, context):
-            direct = clock.decode_s(batch, context)
-            yield f"decode {batch} × {context}", decode.at(batch, context) / direct - 1
-    for part, share in ((0.1, 0.6), (0.6, 0.1)):
+        if batch <= decode.rows[-1] and clock.fits(step := clock.decode(batch, context)):
+            error = decode.at(batch, context) / clock.seconds(step) - 1
+            yield f"decode {batch} × {context}", error
+    for part, share in _OFF_CHUNKS:
         tokens, prefix = int(part * prefill.rows[-1]), int(share * window)
-        direct = clock.chunk_s(tokens, prefix)
-        yield f"prefill {tokens} × {prefix}", prefill.at(tokens, prefix) / direct - 1
+        error = prefill.at(tokens, prefix) / clock.seconds(clock.chunk(tokens, prefix)) - 1
+        yield f"prefill {tokens} × {prefix}", error
 
 
 def _power_w(of: Deployment, system: emu.System) -> float:

@@ -18,8 +18,10 @@ from experiments.stored_as import cache_dtype, weights_format
 from models.steps import decode_step, prefill
 from models.zoo import architecture
 
+_REMEMBERED = 256  # works: those of one model's step times on all systems
 
-@functools.lru_cache(maxsize=64)
+
+@functools.lru_cache(maxsize=_REMEMBERED)
 def decode_work(
     model: str, weights: str, kv: str, *, batch: int, context: int, tokens: int = 1
 ) -> emu.Work:
@@ -37,7 +39,7 @@ def decode_work(
     return _traced(model, weights, kv, batch, context, tokens, is_prefill=False)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=_REMEMBERED)
 def prefill_work(
     model: str, weights: str, kv: str, *, batch: int, context: int, tokens: int
 ) -> emu.Work:

@@ -21,7 +21,7 @@ from experiments.serving.policy import Policy
 from experiments.serving.simulation import PLACES, simulate
 from experiments.session_time import Service
 from experiments.settings import as_dict
-from experiments.step_times import StepTimes
+from experiments.step_times import StepTimes, check_together
 from experiments.wording import figures
 from experiments.workloads.sampling import sample
 from experiments.workloads.traces import read_trace
@@ -52,6 +52,7 @@ class Settings:
     assumed: dict[str, dict[str, float]]  # by workloads
 
     def __post_init__(self) -> None:
+        check_together("policy.most_together", self.policy.most_together)
         if self.baseline not in self.systems:
             raise ExperimentError(
                 f"baseline {self.baseline!r} is none of the systems {', '.join(self.systems)}"

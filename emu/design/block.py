@@ -23,6 +23,7 @@ RESULTS = (
     "binds",
     "fits",
     "missing_bytes",
+    "activations",
     "energy_j_per_mtok",
     "usd_per_mtok",
     *(f"{part}_s" for part in PARTS),
@@ -59,8 +60,9 @@ class Block:
         step_s, tokens_per_s_per_user, tokens_per_s_per_chip; binds (a number of
         `emu.timeline.PARTS`: on what most of the step is spent); fits, and missing_bytes (that the
         memory which lacks most has too few, on the fullest chip; below 0: it has so many left);
-        energy_j_per_mtok and usd_per_mtok, at the stated power and price, NaN where none is; and
-        the step's parts, `weights_s` and so on.
+        activations (the number of the memory that they go through); energy_j_per_mtok and
+        usd_per_mtok, at the stated power and price, NaN where none is; and the step's parts,
+        `weights_s` and so on.
         """
         made = self.family.steps(self.systems)
         system = self.systems.with_arrays()
@@ -73,6 +75,7 @@ class Block:
             "binds": made.binds,
             "fits": made.missing <= 0,
             "missing_bytes": made.missing,
+            "activations": made.scratch,
         }
         chip = system.chip
         for name, per_s in (
@@ -102,10 +105,12 @@ class Block:
         for name in self.numbers:
             values = self.systems.numbers.get(name, np.nan)
             columns[name] = np.broadcast_to(values, shape).ravel()
+        memories = [memory.name for memory in self.systems.system.chip.memories]
+        words = {"binds": PARTS, "activations": memories}
         for name, values in results.items():
             flat = values.ravel()
-            if name == "binds":
-                columns[name] = pd.Categorical.from_codes(flat, pd.Index(PARTS))
+            if name in words:
+                columns[name] = pd.Categorical.from_codes(flat, pd.Index(words[name]))
             else:
                 columns[name] = flat
         return pd.DataFrame(columns)

@@ -35,42 +35,37 @@ _MOST_ROWS = 64  # of them, batches and contexts at most
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Tiles:
-    """Cells of one layout as arrays: all their points, a point being a batch and a context."""
+    """Cells of one layout, and all their points, a point being a batch and a context."""
 
     layout: Layout
-    points: tuple[tuple[int, int], ...]  # (batch, context)
+    cells: tuple[Cell, ...]
+    points: Array  # [points, 2]: batch, context
     cell_of: Array  # [points]
-    weights: Array  # [4, points]: of the corners of its cell
-    corners: Array  # [cells, kernels, columns, 4]
-    totals: Array  # [cells, totals, 4]
 
     @classmethod
     def of(cls, found: Sequence[Cell]) -> "Tiles":
         """Cells of equal layouts."""
-        points, cell_of, weights = [], [], []
+        points, cell_of = [], []
         for i, cell in enumerate(found):
-            batch, context = np.meshgrid(cell.batches, cell.contexts, indexing="ij")
-            points += list(zip(batch.ravel().tolist(), context.ravel().tolist(), strict=True))
-            cell_of += [i] * batch.size
-            weights.append(cell.weights(batch.astype(float), context.astype(float)).reshape(4, -1))
+            axes = np.meshgrid(cell.batches, cell.contexts, indexing="ij")
+            points.append(np.stack(axes, axis=-1).reshape(-1, 2))
+            cell_of += [i] * len(points[-1])
         return cls(
             layout=found[0].corners[0].layout,
-            points=tuple(points),
+            cells=tuple(found),
+            points=np.concatenate(points),
             cell_of=np.array(cell_of),
-            weights=np.concatenate(weights, axis=1),
-            corners=np.stack([np.stack([c.rows for c in of.corners], -1) for of in found]),
-            totals=np.stack([np.stack([c.totals for c in of.corners], -1) for of in found]),
         )
 
     def rows(self, which: Array) -> tuple[Array, Array]:
         """Counts [kernels, columns, points] and totals [totals, points] of some points."""
-        weights, cells_of = self.weights[:, which], self.cell_of[which]
-        rows = np.empty((*self.corners.shape[1:3], len(which)))
-        totals = np.empty((self.totals.shape[1], len(which)))
-        for cell in np.unique(cells_of):
-            here = np.flatnonzero(cells_of == cell)
-            rows[..., here] = self.corners[cell] @ weights[:, here]
-            totals[:, here] = self.totals[cell] @ weights[:, here]
+        points, cell_of = self.points[which], self.cell_of[which]
+        node = self.cells[0].corners[0]
+        rows = np.empty((*node.rows.shape, len(which)))
+        totals = np.empty((*node.totals.shape, len(which)))
+        for i in np.unique(cell_of):
+            here = np.flatnonzero(cell_of == i)
+            rows[..., here], totals[..., here] = self.cells[i].at(*points[here].T)
         return rows, totals
 
 
@@ -103,11 +98,12 @@ class Family:
             binds=np.empty(shape, np.int8),
             missing=floats[1],
             missing_scratch=floats[2],
+            scratch=np.full(shape, scratch, np.int8),
         )
         batch_at = {batch: i for i, batch in enumerate(self.batches)}
         context_at = {context: i for i, context in enumerate(self.contexts)}
         for tile in parts:
-            where = np.array([(batch_at[b], context_at[c]) for b, c in tile.points]).T
+            where = np.array([(batch_at[b], context_at[c]) for b, c in tile.points.tolist()]).T
             _fill(out, tile, systems, scratch, where)
         return out
 

@@ -34,6 +34,7 @@ class Steps(NamedTuple):
     # Bytes that the memory which lacks most has too few, on the fullest chip; below 0: has left.
     missing: Array
     missing_scratch: Array  # the same of the memory that activations go through
+    scratch: Array  # a memory's number: which one that is
 
 
 class _Sums(NamedTuple):
@@ -92,6 +93,7 @@ def steps(
         binds=_largest(parts, xp),
         missing=points + functools.reduce(xp.maximum, missing),
         missing_scratch=points + missing[scratch],
+        scratch=xp.full(points.shape, scratch, np.int8),
     )
 
 

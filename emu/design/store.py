@@ -92,6 +92,6 @@ def _fingerprint(blocks: Sequence[Block], columns: Sequence[str]) -> str:
         for _, tiles in block.family.tiles:
             for tile in tiles:
                 digest.update(repr(tile.layout).encode())
-                digest.update(np.ascontiguousarray(tile.corners).tobytes())
-                digest.update(np.ascontiguousarray(tile.totals).tobytes())
+                for node in (node for cell in tile.cells for node in cell.nodes):
+                    digest.update(node.rows.tobytes() + node.totals.tobytes())
     return digest.hexdigest()

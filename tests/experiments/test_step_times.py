@@ -9,7 +9,7 @@ from experiments.errors import ExperimentError
 from experiments.prediction import predicted
 from experiments.question import Question
 from experiments.session_time import Service, parts
-from experiments.step_times import StepTimes, as_row, of_row, step_times
+from experiments.step_times import StepTimes, as_row, check_together, of_row, step_times
 from experiments.workloads.sampling import sample
 from experiments.workloads.workload import workload
 
@@ -34,14 +34,24 @@ def test_entries_are_direct_predictions(times: StepTimes) -> None:
 
 
 def test_between_entries_it_is_within_2_percent(times: StepTimes) -> None:
-    assert len(times.checked) == 4
+    assert len(times.checked) == 5
     assert times.worst < 0.02
-    for batch, context in ((5, 3000), (48, 11_000)):
+    rng = np.random.default_rng(0)
+    for share in rng.uniform(size=(12, 2)):
+        # As many tokens as there is room for, and up to 512 sequences.
+        batch = int(512 ** share[0])
+        context = int(share[1] * min(WINDOW - 1, 0.9 * 77e9 / 32_768 / batch))
         asked = Question(
             model=MODEL.model, chip="h100", stack="vllm-0.19", batch=batch, context=context
         )
         direct = predicted(asked).seconds_per_step
         assert times.step_s(batch, context) == pytest.approx(direct, rel=0.02)
+
+
+def test_steps_of_more_sequences_than_there_are_are_refused() -> None:
+    check_together("policy.most_together", 512)
+    with pytest.raises(ExperimentError, match=r"policy.most_together is at most 512, not 513"):
+        check_together("policy.most_together", 513)
 
 
 def test_a_prompt_takes_what_experiments_predict_says(times: StepTimes) -> None:
@@ -56,7 +66,7 @@ def test_a_prompt_takes_what_experiments_predict_says(times: StepTimes) -> None:
 
 
 def test_arrays_and_numbers_agree(times: StepTimes) -> None:
-    batches, contexts = np.array([1, 3, 20, 128]), np.array([5, 900, 15_000, 31_000])
+    batches, contexts = np.array([1, 5, 20, 700]), np.array([5, 900, 15_000, 31_000])
     one_by_one = [times.step_s(b, c) for b, c in zip(batches, contexts, strict=True)]
     np.testing.assert_allclose(times.steps_s(batches, contexts), one_by_one, rtol=1e-12)
 
