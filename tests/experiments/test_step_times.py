@@ -86,9 +86,9 @@ def test_a_row_holds_all_of_it(times: StepTimes) -> None:
 
 
 def test_sequences_take_turns_in_a_pipeline() -> None:
+    # The model and the window are those above, so that most of the steps have been traced.
     hardware = Hardware(chip="groq-lpu-v1", stack="groqcloud", tensor=8, pipeline=4, chips=32)
-    served = Served(model="llama-3.2-1b", weights="fp8", kv="fp8")
-    found = step_times(Deployment(served=served, hardware=hardware, window_tokens=4096))
+    found = step_times(Deployment(served=MODEL, hardware=hardware, window_tokens=WINDOW))
     assert found.stages == 4
     assert found.step_s(found.stages, 1000) == found.step_s(1, 1000)
     assert found.step_s(4 * found.stages, 1000) > found.step_s(1, 1000)
