@@ -1,6 +1,7 @@
 """Rows of several workdirs as one table, and the notebook that draws it."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -51,14 +52,24 @@ def test_sessions_are_told_of_the_systems_that_there_are_rows_of() -> None:
     assert sessions(others, settings) is None
 
 
-def test_the_notebook_opens_on_what_it_ships_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_notebook_draws_what_it_ships_with_beside_a_workdir_in_a_bucket(
+    s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("EMU_RESULTS", raising=False)
-    shown = executed_notebook(tmp_path, NOTEBOOKS / "machines.py")
+    source = NOTEBOOKS / "machines.py"
+    shipped = re.findall(r'^shipped = "(.*)"$', source.read_text(), re.MULTILINE)
+    url = f"s3://{BUCKET}/rented"
+    rows = parse((DATA / "cliff.jsonl").read_bytes(), DATA / "cliff.jsonl")
+    with open_results(url) as results:
+        for row in rows:
+            rented = {**row["machine"], "backend": "gpu", "device": "H100", "devices": 1}
+            results.append({**row, "machine": rented})
+    monkeypatch.setenv("EMU_RESULTS", f"{shipped[0]} {url}")
+    shown = executed_notebook(tmp_path, source)
     assert shown.count("image/png") == 4  # the cliff, predictions, and two of sessions
     assert "off/on" in shown
     assert "AMD EPYC" in shown
+    assert "H100 x 1" in shown
+    assert url in shown
 
 
 @pytest.mark.parametrize("name", ["machines", "results"])
