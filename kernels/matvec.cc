@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "ahead.h"
 #include "dot.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -44,6 +45,30 @@ void MultiplyRows(const Matrix& a, const float* x, int64_t n, int64_t begin, int
     default:
       return emu::Multiply<int8_t>(a.weights, a.scale, x, n, begin, end, a.y);
   }
+}
+
+int64_t WidthOf(ffi::DataType dtype) {
+  return dtype == ffi::DataType::F32 ? 4 : dtype == ffi::DataType::BF16 ? 2 : 1;
+}
+
+const Matrix& MatrixOf(const std::vector<Matrix>& matrices, int64_t block) {
+  size_t m = matrices.size() - 1;
+  while (matrices[m].first_block > block) --m;
+  return matrices[m];
+}
+
+// What each helper reads first: from its first row on to the end of that row's matrix.
+std::vector<emu::Share> Shares(const std::vector<Matrix>& matrices, int64_t blocks, int64_t n) {
+  std::vector<emu::Share> shares;
+  const int64_t threads = emu::Helpers::Get().ThreadsFor(blocks);
+  for (int64_t t = 1; t < threads; ++t) {
+    const int64_t block = emu::Loop::FirstOf(t, blocks, threads);
+    const Matrix& a = MatrixOf(matrices, block);
+    const int64_t row = (block - a.first_block) * a.block_rows, row_bytes = n * WidthOf(a.dtype);
+    shares.push_back({static_cast<const char*>(a.weights) + row * row_bytes,
+                      (a.rows - row) * row_bytes});
+  }
+  return shares;
 }
 
 ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
@@ -82,13 +107,14 @@ ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
   }
   if (next != args.size()) return ffi::Error::InvalidArgument("more arguments than results use");
 
-  emu::ForBlocks(blocks, [matrices = std::move(matrices), input, n](int64_t block) {
-    size_t m = matrices.size() - 1;
-    while (matrices[m].first_block > block) --m;
-    const Matrix& a = matrices[m];
+  if (blocks == 0) return ffi::Error::Success();
+  auto following = emu::Order::Get().Next(matrices[0].weights, Shares(matrices, blocks, n));
+  auto multiply = [matrices = std::move(matrices), input, n](int64_t block) {
+    const Matrix& a = MatrixOf(matrices, block);
     const int64_t begin = (block - a.first_block) * a.block_rows;
     MultiplyRows(a, input, n, begin, std::min(begin + a.block_rows, a.rows));
-  });
+  };
+  emu::ForBlocks(blocks, std::move(multiply), std::move(following));
   return ffi::Error::Success();
 }
 

@@ -27,19 +27,30 @@ inline void Pause() {
 #endif
 }
 
+// Neighbouring bytes that one thread is going to read.
+struct Share {
+  const char* begin;
+  int64_t bytes;
+};
+
 // A loop that several threads work on. Each begins with a range of neighbouring blocks, since one
 // long stream comes from DRAM a quarter faster than short ones taken in turn, and then helps with
 // the ranges that are not done: a thread that starts late (or never) costs nothing but its share.
 class Loop {
  public:
-  Loop(int64_t blocks, int64_t threads)
-      : blocks_(blocks), threads_(threads), ranges_(new Range[threads]) {
+  Loop(int64_t blocks, int64_t threads, std::vector<Share> next)
+      : blocks_(blocks), threads_(threads), ranges_(new Range[threads]), next_(std::move(next)) {
     for (int64_t t = 0; t < threads; ++t) {
-      ranges_[t].next = blocks * t / threads;
-      ranges_[t].end = blocks * (t + 1) / threads;
+      ranges_[t].next = FirstOf(t, blocks, threads);
+      ranges_[t].end = FirstOf(t + 1, blocks, threads);
     }
   }
   virtual ~Loop() = default;
+
+  // The first block of a thread's range.
+  static int64_t FirstOf(int64_t thread, int64_t blocks, int64_t threads) {
+    return blocks * thread / threads;
+  }
 
   void Run(int64_t first) {
     for (int64_t t = 0; t < threads_; ++t) {
@@ -52,6 +63,17 @@ class Loop {
   }
   bool Done() const { return done_.load(std::memory_order_acquire) == blocks_; }
 
+  // Fetches what this helper will probably read next, for as long as it has nothing else to do.
+  template <typename Idle>
+  void FetchAhead(size_t helper, Idle idle) const {
+    constexpr int64_t kLine = 64, kLines = 8;  // between two looks whether there is work
+    if (helper >= next_.size()) return;
+    const char* from = next_[helper].begin;
+    const char* const end = from + next_[helper].bytes;
+    for (; from < end && idle(); from += kLines * kLine)
+      for (int64_t i = 0; i < kLines; ++i) __builtin_prefetch(from + i * kLine, 0, 2);
+  }
+
  private:
   struct alignas(64) Range {  // a cache line each, as every block taken writes one
     std::atomic<int64_t> next;
@@ -60,6 +82,7 @@ class Loop {
   virtual void Do(int64_t block) = 0;
   const int64_t blocks_, threads_;
   const std::unique_ptr<Range[]> ranges_;
+  const std::vector<Share> next_;  // of each helper
   std::atomic<int64_t> done_{0};
 };
 
@@ -73,7 +96,10 @@ class Helpers {
     static Helpers* const helpers = new Helpers;  // never freed: threads outlive static destructors
     return *helpers;
   }
-  int64_t count() const { return static_cast<int64_t>(slots_.size()); }
+  // How many threads a loop of so many blocks is for, the calling one included.
+  int64_t ThreadsFor(int64_t blocks) const {
+    return std::max<int64_t>(std::min(static_cast<int64_t>(slots_.size()) + 1, blocks), 1);
+  }
 
   void Offer(const std::shared_ptr<Loop>& loop) {
     for (auto& slot : slots_) {
@@ -128,7 +154,9 @@ class Helpers {
         seen = slot.offered.load();
         loop = std::move(slot.loop);
       }
-      if (loop) loop->Run(number);
+      if (!loop) continue;
+      loop->Run(number);
+      loop->FetchAhead(number - 1, [&] { return slot.offered.load() == seen; });
     }
   }
 
@@ -139,17 +167,18 @@ class Helpers {
 //
 // The calling thread works too and waits only for blocks that another thread has begun; it never
 // waits for a thread to become free, so handlers that run at the same time cannot deadlock. `work`
-// lives as long as any of the threads holds it.
+// lives as long as any of the threads holds it. `next`: what each helper will probably read after it.
 template <typename Work>
-void ForBlocks(int64_t blocks, Work work) {
+void ForBlocks(int64_t blocks, Work work, std::vector<Share> next = {}) {
   struct Held : Loop {
-    Held(Work w, int64_t blocks, int64_t threads) : Loop(blocks, threads), work(std::move(w)) {}
+    Held(Work w, int64_t blocks, int64_t threads, std::vector<Share> next)
+        : Loop(blocks, threads, std::move(next)), work(std::move(w)) {}
     void Do(int64_t block) override { work(block); }
     const Work work;
   };
   Helpers& helpers = Helpers::Get();
-  const int64_t threads = std::max<int64_t>(std::min(helpers.count() + 1, blocks), 1);
-  const auto loop = std::make_shared<Held>(std::move(work), blocks, threads);
+  const int64_t threads = helpers.ThreadsFor(blocks);
+  const auto loop = std::make_shared<Held>(std::move(work), blocks, threads, std::move(next));
   if (threads > 1) helpers.Offer(loop);
   loop->Run(0);
   while (!loop->Done()) Pause();

@@ -59,10 +59,11 @@ def step_token(
 
 def program(config: DecoderConfig, weights: Weights, sampling: Sampling | None = None) -> Program:
     """Make the program that runs on this weights tree where it lies."""
-    prefill, step = _compiled(config, sampling or Sampling())
+    leaves, structure = jax.tree.flatten(weights)
+    prefill, step = _compiled(config, sampling or Sampling(), structure)
     return Program(
-        prefill=functools.partial(prefill, weights),
-        step=functools.partial(step, weights),
+        prefill=functools.partial(prefill, leaves),
+        step=functools.partial(step, leaves),
         cache_dtype=cache_dtype(weights),
     )
 
@@ -79,13 +80,22 @@ def cache_dtype(weights: Weights) -> jax.typing.DTypeLike:
 
 @functools.cache
 def _compiled(
-    config: DecoderConfig, sampling: Sampling
+    config: DecoderConfig, sampling: Sampling, structure: jax.tree_util.PyTreeDef
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`prefill_token` and `step_token`, jitted; static arguments would be hashed at every call."""
-    return (
-        jax.jit(functools.partial(prefill_token, config, sampling), donate_argnums=1),
-        jax.jit(functools.partial(step_token, config, sampling), donate_argnums=1),
-    )
+    """`prefill_token` and `step_token` of weights as a list of leaves, jitted.
+
+    Static arguments would be hashed at every call, and the keys of nested dicts sorted: of a tree
+    of 272 leaves half a millisecond a token.
+    """
+
+    def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fn)
+        def of_leaves(leaves: list[jax.Array], *rest: jax.Array) -> Any:
+            return fn(config, sampling, jax.tree.unflatten(structure, leaves), *rest)
+
+        return jax.jit(of_leaves, donate_argnums=1)
+
+    return jitted(prefill_token), jitted(step_token)
 
 
 def cache_length(prompt_lengths: Sequence[int], max_tokens: int) -> int:

@@ -68,6 +68,20 @@ def test_matvec_repeats_to_the_bit_while_other_threads_call_it():
 
 
 @native_only
+def test_matvec_survives_guesses_at_weights_that_are_gone():
+    """What came next the last time is fetched ahead, though its memory may have been given back."""
+    call = jax.jit(lambda x, m: kernels.matvec(x, [m])[0])
+    x = random(1024, seed=1)
+    first = random(2048, 1024)
+    for seed in range(20):
+        other = np.random.default_rng(seed).standard_normal((2048, 1024), np.float32)
+        other = jax.device_put(other)
+        for weights in (first, other):
+            chex.assert_trees_all_close(call(x, weights), kernels.plain(x, weights), atol=1e-3)
+        other.delete()
+
+
+@native_only
 @pytest.mark.parametrize(
     ("x", "matrix", "message"),
     [
