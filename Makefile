@@ -66,7 +66,7 @@ second: setup $(SECOND_SETUP)
 	$(SECOND_VENV)/bin/python -m pytest $(WORKERS) -m newest
 endif
 
-# Without compiling to byte code: a tenth of it is ever imported, and that is compiled then.
+# Compiling all of it to byte code would take half of the time: what is imported is compiled then.
 %/locked: requirements.lock
 	@$(if $(findstring second,$*),$(SECOND),$(PYTHON)) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "emu needs Python 3.11 or newer, and this is %d.%d: make PYTHON=/path/to/python" % v)'
 	@echo "setting up $* (packages by the lock; a minute or two)"

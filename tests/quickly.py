@@ -25,5 +25,5 @@ def options() -> dict[str, Any]:
     return OPTIONS | OLDER
 
 
-def jit_quickly(f: Callable[..., Any]) -> Any:
-    return jax.jit(f, compiler_options=options())
+def jit_quickly(f: Callable[..., Any], **how: Any) -> Any:
+    return jax.jit(f, compiler_options=options(), **how)

@@ -26,6 +26,7 @@ from models.experts_config import Experts
 from models.mixture import Mixture
 from models.shapes import shapes
 from models.steps import decode_step
+from tests.quickly import jit_quickly
 
 KINDS = {
     "all-reduce": "all_reduce",
@@ -106,7 +107,7 @@ def exchanges_of(
     try:
         if dense:
             Mixture.__call__ = densely
-        program = jax.jit(step, out_shardings=outs).lower(weights, cache, tokens).compile()
+        program = jit_quickly(step, out_shardings=outs).lower(weights, cache, tokens).compile()
     finally:
         Mixture.__call__ = as_written
     ours = collections.Counter()

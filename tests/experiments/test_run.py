@@ -131,8 +131,8 @@ def test_cliff_measures_reports_and_goes_on(run: Run, run_quickly: Run, tmp_path
     assert (tmp_path / "cliff.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_humaneval_by_both_pairs(run: Run, run_quickly: Run, tmp_path: Path) -> None:
-    done = run(tmp_path, *HUMANEVAL)
+def test_humaneval_by_both_pairs(run_quickly: Run, tmp_path: Path) -> None:
+    done = run_quickly(tmp_path, *HUMANEVAL)
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path)
     assert [(r["measured"]["task"], r["measured"]["placement"]) for r in found] == [
@@ -257,14 +257,14 @@ def test_rows_of_other_weights_at_the_same_path_are_measured_again(
     assert before[1] != after[1]
 
 
-def test_results_of_another_machine_are_not_mixed_in(run: Run, tmp_path: Path) -> None:
+def test_results_of_another_machine_are_not_mixed_in(run_quickly: Run, tmp_path: Path) -> None:
     row: dict[str, Any] = {"schema": 1, "key": "old"}
     row |= {"experiment": "residency_cliff", "finished": "long ago"}
     row |= {part: {"some": 1} for part in PARTS}
     row["machine"] = {"processor": "abacus", "cores": 10}
     (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
     assert_refused(
-        run(tmp_path, *CLIFF), "another machine or set-up (processor abacus, cores 10): use"
+        run_quickly(tmp_path, *CLIFF), "another machine or set-up (processor abacus, cores 10): use"
     )
 
 
