@@ -15,7 +15,8 @@ def summary(rows: Sequence[dict[str, str]]) -> Iterator[str]:
         if row["error"]:
             groups["all"].append(row)
             groups[f"tier {row['tier']}"].append(row)
-            groups["tiers 1 and 2"] += [row] if row["tier"] in ("1", "2") else []
+            if row["tier"] in ("1", "2"):
+                groups["tiers 1 and 2"].append(row)
             groups[f"  {row['chip']} {row['stack']}"].append(row)
     yield f"{'absolute error of':<42}  rows   median     mean      p90  not done"
     for name in sorted(groups, key=lambda n: (n.startswith(" "), n)):

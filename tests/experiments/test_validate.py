@@ -74,6 +74,12 @@ def test_machines_that_run_from_sram_are_within_a_fifth(rows):
             assert abs(float(row["error"])) < 0.2, row["id"]
 
 
+def test_a_group_without_rows_is_not_summed_up():
+    rows = [{"error": "-0.1", "tier": "3", "chip": "h100", "stack": "ideal", "why": ""}]
+    heads = [line[:42].strip() for line in summary(rows)]
+    assert heads[1:-1] == ["all", "tier 3", "h100 ideal"]
+
+
 def test_the_summary_counts_what_was_fitted(rows):
     lines = list(summary(rows))
     assert any(line.startswith("tiers 1 and 2") and "89" in line for line in lines)
