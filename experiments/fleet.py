@@ -31,8 +31,8 @@ from experiments.workloads.workload import as_assumed, workload
 NAME = "fleet"
 SIMULATION = (
     "assumptions", "session_time", "serving/caches", "serving/capacity", "serving/levels",
-    "serving/policy", "serving/simulation", "workloads/draws", "workloads/quantiles",
-    "workloads/sampling", "workloads/traffic", "workloads/workload",
+    "serving/policy", "serving/simulation", "serving/steady", "workloads/draws",
+    "workloads/quantiles", "workloads/sampling", "workloads/traffic", "workloads/workload",
 )  # fmt: skip
 ENDS = ("typical", "low", "high")  # of the range of step times
 _CAPACITY, _EFFECTS = "capacity", "effects"

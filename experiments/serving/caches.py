@@ -8,6 +8,7 @@ the hosts takes no time of the instance.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from experiments.step_times import Room
 
@@ -50,6 +51,14 @@ class Caches:
         """The call is answered: its context is idle from now on."""
         self._idle[session] = tokens
         self._idle_bytes += self._room.needed_bytes(tokens)
+
+    def fill(self, held: Iterable[tuple[int, int]]) -> None:
+        """As if (session, tokens) had been used one after the other; evictions are not counted."""
+        for session, tokens in held:
+            if self.fits(tokens):
+                self.reserve(session, tokens)
+                self.leave(session, tokens)
+        self.evicted = self.dropped = 0
 
     def _forget_idle(self, session: int) -> float:
         tokens = self._idle.pop(session)

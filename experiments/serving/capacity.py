@@ -7,10 +7,9 @@ has not been answered then grows for as long as sessions start, although users o
 simulation may not feel it yet. An instance that is never idle is not full: steps take more
 sequences along.
 
-An agent's session lasts hours, longer than a simulation that is to be repeated for every rate. What
-is counted is therefore the calls that came while sessions started, over that time: the load that
-was met, not the load that the same rate would grow to. Caches of people who are thinking for hours
-are fewer here than they would be.
+Each simulation begins with the sessions and the caches that an instance holds which has been
+serving at this rate for long (`experiments.serving.steady`). What is counted is the calls that came
+while sessions started, over that time: the load that was met.
 """
 
 import dataclasses
@@ -19,9 +18,11 @@ from typing import Any
 from experiments.serving.levels import Level, met
 from experiments.serving.policy import Policy
 from experiments.serving.simulation import simulate
+from experiments.serving.steady import steady
 from experiments.session_time import Service
 from experiments.step_times import StepTimes
 from experiments.workloads.sampling import sample
+from experiments.workloads.traffic import Traffic
 from experiments.workloads.workload import Workload
 
 _LOWEST = 1e-5  # sessions a second: one at a time
@@ -59,11 +60,18 @@ def capacity(
       CapacityError: the instance has no room for one of the contexts, even alone.
     """
 
-    def at(per_s: float) -> dict[str, Any]:
-        traffic = sample(of, sessions=sessions, per_s=per_s, seed=seed).within(window)
-        return met(traffic, simulate(traffic, times, service, policy), times, service)
+    def drawn(per_s: float) -> Traffic:
+        return sample(of, sessions=sessions, per_s=per_s, seed=seed).within(window)
 
-    floor = at(_LOWEST)
+    one_by_one = drawn(_LOWEST)
+    alone = simulate(one_by_one, times, service, policy)
+
+    def at(per_s: float) -> dict[str, Any]:
+        begun = steady(drawn(per_s), alone, per_s=per_s, network_s=service.network_s, seed=seed)
+        log = simulate(begun.traffic, times, service, policy, begun.held)
+        return met(begun.traffic, log, times, service, begun.whole)
+
+    floor = met(one_by_one, alone, times, service)
     missed = level.missed(floor)
     if missed:
         return Capacity(sessions_per_s=0.0, missed=missed, floor=floor, at=floor)
@@ -78,6 +86,5 @@ def capacity(
         else:
             low, found = rate, tried
         rate = max((low * high) ** 0.5, high / _STRIDE) if high else _STRIDE * low
-    traffic = sample(of, sessions=sessions, per_s=1.0, seed=seed)
-    met_per_s = found["calls_per_s"] * sessions / len(traffic)
+    met_per_s = found["calls_per_s"] * sessions / len(one_by_one)
     return Capacity(sessions_per_s=met_per_s, missed=(), floor=floor, at=found)

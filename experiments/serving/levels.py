@@ -12,6 +12,8 @@ from experiments.session_time import Service
 from experiments.step_times import StepTimes
 from experiments.workloads.traffic import Floats, Traffic
 
+Marks = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
 _WARM_UP = 0.2  # of the time in which sessions start: not counted
 
 
@@ -43,10 +45,13 @@ class Level:
         return tuple(found)
 
 
-def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[str, Any]:
+def met(
+    traffic: Traffic, log: Log, times: StepTimes, service: Service, whole: Marks | None = None
+) -> dict[str, Any]:
     """Figures of the calls that came after a fifth of the time in which sessions start.
 
-    Requests count the model's time alone, tools left out; only whole ones.
+    Requests count the model's time alone, tools left out; only whole ones. whole: marks the calls
+    of requests of which none is missing from the traffic; None: all.
     """
     first_start, last_start = float(traffic.start_s.min()), float(traffic.start_s.max())
     span = last_start - first_start or log.end_s - first_start
@@ -58,7 +63,7 @@ def met(traffic: Traffic, log: Log, times: StepTimes, service: Service) -> dict[
     several = counted & (traffic.output_tokens > 1)
     tokens_per_s = (traffic.output_tokens - 1)[several] / (log.done_s - log.first_s)[several]
     call_s = log.done_s - log.arrival_s + service.network_s
-    request_s = _whole_requests(traffic, call_s, counted)
+    request_s = _whole_requests(traffic, call_s, counted if whole is None else counted & whole)
     return {
         "calls": len(traffic),
         "counted": int(counted.sum()),

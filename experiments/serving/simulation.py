@@ -18,6 +18,7 @@ import dataclasses
 import heapq
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -69,7 +70,13 @@ def check_room(traffic: Traffic, times: StepTimes) -> None:
         )
 
 
-def simulate(traffic: Traffic, times: StepTimes, service: Service, policy: Policy) -> Log:
+def simulate(
+    traffic: Traffic,
+    times: StepTimes,
+    service: Service,
+    policy: Policy,
+    held: Sequence[tuple[int, int]] = (),
+) -> Log:
     """Serve all calls.
 
     Args:
@@ -77,19 +84,26 @@ def simulate(traffic: Traffic, times: StepTimes, service: Service, policy: Polic
       times: of the instance.
       service: its network and speculation are used; where idle caches are is found here.
       policy: of admission and eviction.
+      held: caches that are there before, (session, tokens), longest unused first; numbers below 0
+        are of sessions that never come again.
 
     Raises:
       CapacityError: a context that has no room even alone.
     """
     check_room(traffic, times)
-    return _Run(traffic, times, service, policy).log()
+    return _Run(traffic, times, service, policy, held).log()
 
 
 class _Run:
     """The state of one simulation."""
 
     def __init__(
-        self, traffic: Traffic, times: StepTimes, service: Service, policy: Policy
+        self,
+        traffic: Traffic,
+        times: StepTimes,
+        service: Service,
+        policy: Policy,
+        held: Sequence[tuple[int, int]],
     ) -> None:
         calls = len(traffic)
         self.times, self.policy = times, policy
@@ -97,6 +111,7 @@ class _Run:
         self.longer = 1 + service.drafted * service.draft_share
         self.network_s = service.network_s
         self.caches = Caches(times.room, policy.host_bytes)
+        self.caches.fill(held)
         last = np.append(traffic.session[1:] != traffic.session[:-1], True)
         # Plain lists: the loop reads them one by one.
         self.session: list[int] = traffic.session.tolist()
@@ -113,8 +128,8 @@ class _Run:
         size = np.inf if policy.whole_prompts else times.chunk
         self.warm_chunks = np.maximum(1, np.ceil(append / size)).astype(int).tolist()
         self.cold_chunks = np.maximum(1, np.ceil(whole / size)).astype(int).tolist()
-        held = traffic.prefix_tokens * times.room.all_token_bytes
-        self.load_s = (held / times.host_bytes_per_s).tolist()
+        moved = traffic.prefix_tokens * times.room.all_token_bytes
+        self.load_s = (moved / times.host_bytes_per_s).tolist()
 
         self.arrival, self.ready, self.admitted, self.first, self.done, self.place = (
             [math.nan] * calls for _ in range(6)
