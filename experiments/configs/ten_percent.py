@@ -7,9 +7,8 @@ promised, on HBM and SRAM machines: what one instance of each takes on (simulate
 as they are and at both ends of their range), how many of which are the cheapest, and what it costs
 to move a share of the calls. About five minutes of one core, and less than one when it is asked
 again. Expect HBM machines to be the cheapest that keep the promises, a tenth of the calls on
-Groq's to double the cost (an instance is 592 chips), all of them to take it to some twenty times,
-and Cerebras, as its prompts are timed here, to be out of the question for the agent and the
-software.
+Groq's to more than double the cost (an instance is 592 chips), all of them to take it to some
+twenty times, and Cerebras, as its prompts are timed here, to take on few calls for its price.
 """
 
 from ml_collections import ConfigDict
