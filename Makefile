@@ -34,6 +34,7 @@ test:
 	@$(MAKE) --no-print-directory -j2 setup $(SECOND_SETUP)
 	@$(MAKE) --no-print-directory -j2 lint types second
 	@$(MAKE) --no-print-directory tests
+	@$(NO_SECOND)
 
 bench: setup
 	@$(VENV)/bin/python -m experiments.bench
@@ -58,9 +59,12 @@ tests: setup
 	$(VENV)/bin/python -m pytest $(WORKERS)
 
 ifeq ($(SECOND),)
+SECOND_SETUP :=
+NO_SECOND := echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
 second: setup
-	@echo "tests: no second interpreter found (looked for 3.11 to 3.14); ran on one"
+	@$(NO_SECOND)
 else
+NO_SECOND := :
 SECOND_SETUP := $(SECOND_VENV)/ready $(SECOND_VENV)/products
 second: setup $(SECOND_SETUP)
 	$(SECOND_VENV)/bin/python -m pytest $(WORKERS) -m newest

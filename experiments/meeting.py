@@ -95,7 +95,7 @@ def _report(
                 # Host 0 may have begun to wait only now; it knows better who is missing.
                 one.settimeout(patience_s + _ANSWER_S)
                 heard = _heard(one, ["why"])
-                trouble = "it went away"
+                trouble = "what is there did not answer as host 0 does"
         except OSError as error:
             trouble = error.strerror or str(error)
             heard = None

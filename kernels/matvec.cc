@@ -21,6 +21,7 @@ namespace ffi = xla::ffi;
 namespace {
 
 constexpr int64_t kBlockWeights = 16 << 10;  // a microsecond or so: how long threads may differ
+constexpr int64_t kMostAhead = 256 << 10;  // bytes: half of a small second-level cache
 
 struct Matrix {
   ffi::DataType dtype;
@@ -57,16 +58,18 @@ const Matrix& MatrixOf(const std::vector<Matrix>& matrices, int64_t block) {
   return matrices[m];
 }
 
-// What each helper reads first: from its first row on to the end of that row's matrix.
+// What each helper reads first: the beginning of its range, as far as that is of one matrix.
 std::vector<emu::Share> Shares(const std::vector<Matrix>& matrices, int64_t blocks, int64_t n) {
   std::vector<emu::Share> shares;
   const int64_t threads = emu::Helpers::Get().ThreadsFor(blocks);
   for (int64_t t = 1; t < threads; ++t) {
     const int64_t block = emu::Loop::FirstOf(t, blocks, threads);
     const Matrix& a = MatrixOf(matrices, block);
-    const int64_t row = (block - a.first_block) * a.block_rows, row_bytes = n * WidthOf(a.dtype);
-    shares.push_back({static_cast<const char*>(a.weights) + row * row_bytes,
-                      (a.rows - row) * row_bytes});
+    const int64_t row_bytes = n * WidthOf(a.dtype);
+    const int64_t first = (block - a.first_block) * a.block_rows;
+    const int64_t end = (emu::Loop::FirstOf(t + 1, blocks, threads) - a.first_block) * a.block_rows;
+    shares.push_back({static_cast<const char*>(a.weights) + first * row_bytes,
+                      std::min((std::min(end, a.rows) - first) * row_bytes, kMostAhead)});
   }
   return shares;
 }
@@ -108,13 +111,14 @@ ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
   if (next != args.size()) return ffi::Error::InvalidArgument("more arguments than results use");
 
   if (blocks == 0) return ffi::Error::Success();
-  auto following = emu::Order::Get().Next(matrices[0].weights, Shares(matrices, blocks, n));
+  auto following = emu::Order::Get().Begin(matrices[0].weights, Shares(matrices, blocks, n));
   auto multiply = [matrices = std::move(matrices), input, n](int64_t block) {
     const Matrix& a = MatrixOf(matrices, block);
     const int64_t begin = (block - a.first_block) * a.block_rows;
     MultiplyRows(a, input, n, begin, std::min(begin + a.block_rows, a.rows));
   };
   emu::ForBlocks(blocks, std::move(multiply), std::move(following));
+  emu::Order::Get().End();
   return ffi::Error::Success();
 }
 
@@ -125,3 +129,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_matvec, MatVec,
                                   .Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .RemainingRets());
+
+// For tests: the bytes that a helper thread (from 0) is to fetch after a product with these weights,
+// and where they begin; 0 where nothing is known to follow.
+extern "C" int64_t emu_expected(const void* weights, int64_t helper, const void** begin) {
+  const auto shares = emu::Order::Get().After(weights);
+  if (helper < 0 || helper >= static_cast<int64_t>(shares.size())) return 0;
+  *begin = shares[static_cast<size_t>(helper)].begin;
+  return shares[static_cast<size_t>(helper)].bytes;
+}

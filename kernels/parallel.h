@@ -63,15 +63,13 @@ class Loop {
   }
   bool Done() const { return done_.load(std::memory_order_acquire) == blocks_; }
 
-  // Fetches what this helper will probably read next, for as long as it has nothing else to do.
+  // Fetches what this helper will probably read next, until it has something else to do.
   template <typename Idle>
   void FetchAhead(size_t helper, Idle idle) const {
-    constexpr int64_t kLine = 64, kLines = 8;  // between two looks whether there is work
     if (helper >= next_.size()) return;
-    const char* from = next_[helper].begin;
-    const char* const end = from + next_[helper].bytes;
-    for (; from < end && idle(); from += kLines * kLine)
-      for (int64_t i = 0; i < kLines; ++i) __builtin_prefetch(from + i * kLine, 0, 2);
+    const Share& share = next_[helper];
+    for (int64_t byte = 0; byte < share.bytes && idle(); byte += 64)
+      __builtin_prefetch(share.begin + byte, 0, 2);
   }
 
  private:

@@ -89,10 +89,10 @@ def _compiled(
     """
 
     def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(fn)
         def of_leaves(leaves: list[jax.Array], *rest: jax.Array) -> Any:
             return fn(config, sampling, jax.tree.unflatten(structure, leaves), *rest)
 
+        of_leaves.__name__ = fn.__name__  # what profiles call it
         return jax.jit(of_leaves, donate_argnums=1)
 
     return jitted(prefill_token), jitted(step_token)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import pytest
@@ -70,6 +71,15 @@ def test_the_notebook_draws_what_it_ships_with_beside_a_workdir_in_a_bucket(
     assert "AMD EPYC" in shown
     assert "H100 x 1" in shown
     assert url in shown
+
+
+def test_the_notebook_opens_on_what_it_ships_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMU_RESULTS", raising=False)
+    monkeypatch.chdir(NOTEBOOKS)
+    reads = next(c for c in jupytext.read("machines.py").cells if c.cell_type == "code")
+    names: dict[str, Any] = {}
+    exec(reads.source, names)
+    assert set(names["table"]["workdir"]) == {f"data/{path.name}" for path in DATA.glob("*.jsonl")}
 
 
 @pytest.mark.parametrize("name", ["machines", "results"])

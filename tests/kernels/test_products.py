@@ -1,6 +1,9 @@
 """The native products agree with plain JAX, for any size, dtype and number of threads."""
 
 import concurrent.futures
+import ctypes
+import os
+import time
 
 import chex
 import jax
@@ -10,8 +13,12 @@ import pytest
 
 import kernels
 from kernels.build import compiler
+from kernels.library import library
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.newest
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 native_only = pytest.mark.skipif(compiler() is None, reason="no C++ compiler on this machine")
 
@@ -65,6 +72,42 @@ def test_matvec_repeats_to_the_bit_while_other_threads_call_it():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for again in pool.map(lambda _: np.asarray(call(x, matrix)), range(64)):
             np.testing.assert_array_equal(again, first)
+
+
+@native_only
+@pytest.mark.skipif(CORES < 2, reason="one core has no helper threads")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_what_follows_at_once_is_expected_and_what_follows_a_pause_is_not(dtype):
+    first, second, third = (stored(random(512, 512, seed=s), dtype) for s in range(3))
+
+    @jax.jit
+    def step(x, first, second, third):
+        (y,) = kernels.matvec(x, [first])
+        return kernels.matvec(y, [second, third])
+
+    numbers = [m[0] if dtype == "int8" else m for m in (first, second, third)]
+    begins = [m.unsafe_buffer_pointer() for m in numbers]
+    expected = ctypes.cdll.LoadLibrary(str(library())).emu_expected
+    expected.restype = ctypes.c_int64
+    expected.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_void_p)]
+    begin = ctypes.c_void_p()
+
+    def called() -> bool:
+        jax.block_until_ready(step(random(512), first, second, third))
+        time.sleep(1e-3)  # many times what counts as a pause
+        return expected(begins[0], 0, ctypes.byref(begin)) > 0
+
+    wait_until(called)  # a busy machine may pause between two products
+    nbytes = expected(begins[0], 0, ctypes.byref(begin))
+    row = numbers[1].nbytes // 512
+    within = [b <= begin.value and begin.value + nbytes <= b + 512 * row for b in begins[1:]]
+    assert any(within)
+    from_second = begin.value - begins[1] if within[0] else begin.value - begins[2] + 512 * row
+    assert from_second % row == 0
+    # The second of the threads begins where the first one's share of both matrices ends.
+    assert abs(from_second / (2 * 512 * row) - 1 / CORES) < 1 / 16
+    assert nbytes <= 2 * 512 * row / CORES + 32 * row
+    assert expected(begins[1], 0, ctypes.byref(begin)) == 0
 
 
 @native_only
