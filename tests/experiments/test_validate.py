@@ -105,7 +105,7 @@ def test_a_row_that_cannot_be_done_says_why(tmp_path):
         first | {"id": "F"},
         first | {"id": "G", "ms_per_token": "fast"},
         first | {"id": "H", "batch": "1.5"},
-        first | {"id": "", "context": ""},
+        first | {"id": "", "context": "", "output_tokens": ""},
         first | {"id": "D", "note": "the same id again, in capitals", "model": "Llama-2-7B"},
     ]
     wrong = [{"note": ""} | row for row in wrong]
