@@ -40,8 +40,8 @@ class Hardware:
 
     def __post_init__(self) -> None:
         for name in ("chips", "tensor", "pipeline", "expert"):
-            if getattr(self, name) < 0:
-                raise ExperimentError(f"{name} must be at least 0 (found), not {self.chips}")
+            if (given := getattr(self, name)) < 0:
+                raise ExperimentError(f"{name} must be at least 0 (found), not {given}")
         if self.sequences < 1:
             raise ExperimentError(f"sequences must be at least 1, not {self.sequences}")
         if self.price_factor < 1:

@@ -136,7 +136,7 @@ class StepTimes:
     high: float
     system: str  # for people: chips and split
     moved: tuple[Elastic, ...]  # numbers with a range that the typical step depends on
-    checked: tuple[tuple[str, float], ...]  # points between the rows, and how far off they are
+    checked: tuple[tuple[str, float], ...]  # points between the entries, and how far off they are
 
     def step_s(self, sequences: float, context: float) -> float:
         """Seconds of a decode step of so many sequences of this mean context."""
@@ -182,7 +182,7 @@ class StepTimes:
 
     @property
     def worst(self) -> float:
-        """The largest error of the table between its rows."""
+        """The largest error of the table between its entries."""
         return max((abs(error) for _, error in self.checked), default=0.0)
 
 
@@ -315,6 +315,7 @@ def _table(
     as_if_it_fits: what does not goes on as what is before it in its row.
     """
 
+    # A sweep names its two axes so, whatever they count here: for a chunk, tokens and prefix.
     def one(batch: int, context: int) -> emu.Work:
         return work(batch, context)
 

@@ -46,6 +46,11 @@ SYSTEMS = {
     "v6e, all ahead": ("tpu-v6e", {"chips": 2, "tensor": 2}, "off-chip"),
     "lpu, stages": ("groq-lpu-v1", {"chips": 4, "tensor": 2, "pipeline": 2}, "on-chip"),
     "wafer": ("wse-3", {"stack": "cerebras-inference"}, "on-chip"),
+    "a layer on two wafers": (
+        "wse-3",
+        {"chips": 2, "pipeline": 2, "stack": "cerebras-inference"},
+        "on-chip",
+    ),
     "v4, a small buffer": ("tpu-v4", {"stack": "vllm-tpu"}, "off-chip"),
     "from the host": ("tpu-v6e", {}, (("layers/**", "host"), ("**", "hbm"))),
     "one chip": ("mi300x", {"stack": "vllm-rocm-0.10"}, "off-chip"),
