@@ -7,6 +7,7 @@ finds it (`experiments.usual_split`), for as many sequences as it has to hold.
 import dataclasses
 from collections.abc import Mapping
 
+import emu
 from experiments.errors import ExperimentError
 from experiments.question import Question
 
@@ -39,6 +40,8 @@ class Hardware:
     host_bytes_per_s_per_chip: float = 0.0  # from where idle caches wait; 0: the catalogue's
 
     def __post_init__(self) -> None:
+        emu.chip(self.chip)  # or it is refused when its turn comes, after others were predicted
+        emu.stack(self.stack)
         for name in ("chips", "tensor", "pipeline", "expert"):
             if (given := getattr(self, name)) < 0:
                 raise ExperimentError(f"{name} must be at least 0 (found), not {given}")

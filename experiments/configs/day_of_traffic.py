@@ -5,10 +5,11 @@
 1,000 sessions that start within a day, some 100,000 calls of the model, simulated event by event,
 with step times as they are and at both ends of their range; `--config.trace=FILE` replays a trace
 instead (experiments/workloads/traces.py has the formats). Four seconds for each system and end,
-after a minute of predicting step times and before half a minute of elasticities. Expect the median
-request to take 3 to 4 s of the model on Groq's and Jalapeño, 5 on Cerebras (up to 15 at the slow
-end of its range, where its prompts queue), 5 to 8 on MI300X and H100, and 16 on TPU v7; and Groq's
-and Cerebras, with little room for caches, to fetch a tenth of the prefixes from their hosts.
+after some three minutes of predicting step times and before half a minute of elasticities. Expect
+the median request to take 3 to 4 s of the model on Groq's and Jalapeño, 5 on Cerebras (up to 15 at
+the slow end of its range, where its prompts queue), 5 to 8 on MI300X and H100, and 16 on TPU v7;
+and Groq's and Cerebras, with little room for caches, to fetch a tenth of the prefixes from their
+hosts.
 """
 
 from ml_collections import ConfigDict

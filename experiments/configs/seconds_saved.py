@@ -3,10 +3,11 @@
     python -m experiments.run --config=experiments/configs/seconds_saved.py --workdir=DIR
 
 Requests of a coding agent, drawn from published percentiles, on six kinds of system with three
-models: where the seconds go, and what faster decode can still take off. About 90 seconds of one
-core, most of it predicting step times; a second run takes a fifth of it. Expect decode to be most
-of a typical request everywhere but on Cerebras, where first tokens take about as much or more, and
-the mean request to fall by less than 1.7 times whatever the hardware, since tools take most of it.
+models: where the seconds go, and what faster decode can still take off. Six minutes of two cores
+beside other load, nearly all of them for step times, which a second run has already. Expect decode
+to be most of a typical request everywhere but on Cerebras, where first tokens take about as much or
+more, and the mean request to fall by less than 1.7 times whatever the hardware, since tools take
+most of it.
 """
 
 from ml_collections import ConfigDict

@@ -5,10 +5,10 @@
 A coding agent's sessions, chains of calls by software, and chat, each with what its users are
 promised, on HBM and SRAM machines: what one instance of each takes on (simulated, with step times
 as they are and at both ends of their range), how many of which are the cheapest, and what it costs
-to move a share of the calls. About five minutes of one core, and less than one when it is asked
-again. Expect HBM machines to be the cheapest that keep the promises, a tenth of the calls on
-Groq's to more than double the cost (an instance is 592 chips), all of them to take it to some
-twenty times, and Cerebras, as its prompts are timed here, to take on few calls for its price.
+to move a share of the calls. Nine minutes of two cores beside other load, and less than one when
+it is asked again. Expect HBM machines to be the cheapest that keep the promises, a tenth of the
+calls on Groq's to more than double the cost (an instance is 592 chips), all of them to take it to
+some twenty times, and Cerebras, as its prompts are timed here, to take on few calls for its price.
 """
 
 from ml_collections import ConfigDict

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -74,7 +75,9 @@ def test_compiled_points_are_too(name, monkeypatch):
 def _check_system(name):
     chip, degrees, rules = SYSTEMS[name]
     system = emu.System(emu.chip(chip), **degrees)
-    works = toy_grid(batch=(2, 4, 6, 16))
+    # Three layers: of two stages one has more than the other, and a layer lies on both wafers.
+    work = functools.partial(toy_work, layers=3)
+    works = dataclasses.replace(toy_grid(batch=(2, 4, 6, 16)), work=work)
     grids = [varied(system, 5)]
     if system.software.prefetch_kernels != 0:  # buffers that hold a part of what is fetched ahead
         sizes = {
@@ -86,7 +89,7 @@ def _check_system(name):
         small = grids[0].numbers | sizes | late
         grids.append(SystemGrid(system=system, numbers=small, name="small buffers"))
     for block in blocks_of(works, grids, {"here": rules}):
-        check(block, block.results(), toy_work, rules, 25)
+        check(block, block.results(), work, rules, 25)
 
 
 def test_where_what_fits_changes_from_point_to_point():

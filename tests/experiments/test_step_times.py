@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,14 +109,17 @@ def test_what_cannot_be_held_says_how_many_chips_would_do() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"chip": "h1000"}, "no chip 'h1000'"),
+        ({"stack": "vlm"}, "no stack 'vlm'"),
         ({"sequences": 0}, "sequences must be at least 1"),
         ({"chips": -1}, "chips must be at least 0"),
+        ({"tensor": -8}, "tensor must be at least 0 .found., not -8"),
         ({"price_usd_per_chip_hour": -1.0}, "price_usd_per_chip_hour must be at least 0"),
     ],
 )
-def test_hardware_is_checked(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(ExperimentError, match=message):
-        Hardware(chip="h100", stack="ideal", **fields)  # type: ignore[arg-type]
+def test_hardware_is_checked(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((ExperimentError, emu.EmuError), match=message):
+        Hardware(**{"chip": "h100", "stack": "ideal", **fields})
 
 
 def test_a_call_is_network_load_prefill_and_decode(times: StepTimes) -> None:
