@@ -73,7 +73,7 @@ def stage_rooms(
         return lambda leaf, rows: stage.held(leaf, rank_bytes[leaf.path], rows)
 
     count = len(stages)
-    if count > 1 and any(link.scope == "on-chip" for link in system.chip.links):
+    if count > 1 and system.chip.mesh is not None:
 
         def held(leaf: Leaf, rows: range | None) -> int:
             of_all = sum(stage.held(leaf, rank_bytes[leaf.path], rows) for stage in stages)

@@ -255,6 +255,11 @@ class Chip:
         known = ", ".join(f"{m.name} ({m.placement})" for m in self.memories)
         raise EmuError(f"chip {self.name!r} has no memory {name!r}: it has {known}")
 
+    @property
+    def mesh(self) -> Link | None:
+        """The link that joins the chip's own cores, if it is limited by one (`emu.mesh`)."""
+        return next((link for link in self.links if link.scope == "on-chip"), None)
+
     def peak(self, dtype: str) -> Sourced:
         """The dense peak, in FLOP/s, of products of this dtype.
 

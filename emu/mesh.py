@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emu.chips import Chip, Link
+from emu.chips import Link
 from emu.jaxprs import bits_of
 from emu.schedule import Row, Schedule
 from emu.stacks import Stack
@@ -42,11 +42,6 @@ class Regions(NamedTuple):
     def share(self) -> Array:
         """Of the cores."""
         return share_of(self.held_bytes, self.whole_bytes, np)
-
-
-def mesh_of(chip: Chip) -> Link | None:
-    """The link that joins the chip's own cores, if it is limited by one."""
-    return next((link for link in chip.links if link.scope == "on-chip"), None)
 
 
 def regions(of: Schedule, work: Work, stages: int) -> Regions:

@@ -26,7 +26,7 @@ class Placement:
     bytes_by_memory: dict[str, int]  # over the chips of one replica
     excess_bytes: dict[str, int]  # what is over capacity, where `allow_overflow` let it be
     activations: str  # the memory through which activations go from kernel to kernel
-    # Bytes on each rank of each pipeline stage, by memory; (): the chips of a replica are a pool.
+    # Bytes on each rank of each room (`emu.capacity`), by memory; (): a replica's chips are a pool.
     rank_bytes: tuple[dict[str, int], ...] = ()
     splits: tuple[Split, ...] = ()  # what `emu.spread` was told besides the work
 

@@ -24,7 +24,7 @@ from emu.counted import (
 from emu.curves import Reads, reads_of
 from emu.linear import Linear, linear_of
 from emu.lookahead import Moves, moves_of
-from emu.mesh import Regions, mesh_of, regions
+from emu.mesh import Regions, regions
 from emu.placement import Placement
 from emu.schedule import Schedule, schedule
 from emu.spreading import spread
@@ -130,7 +130,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         run_repeats=repeats,
         regions=(
             None
-            if mesh_of(placement.system.chip) is None
+            if placement.system.chip.mesh is None
             else regions(of, work, placement.system.pipeline)
         ),
         cache_bytes=cache_bytes,

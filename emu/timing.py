@@ -42,7 +42,7 @@ from emu.errors import EmuError
 from emu.exchanges import Way
 from emu.linear import Rates
 from emu.lookahead import NOTHING, Moves
-from emu.mesh import crossing_seconds, mesh_of
+from emu.mesh import crossing_seconds
 from emu.placement import Placement
 from emu.planning import Plan, plan_of
 from emu.scalars import Scalars
@@ -165,7 +165,7 @@ def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Cloc
         near = np.array([m.placement == "on-chip" for m in chip.memories])
         slower = np.where(near[:, None], 1.0 / share, 1.0)
         compute, at_run, in_all = compute / share, at_run * slower, in_all * slower
-        mesh = mesh_of(chip)
+        mesh = chip.mesh
         assert mesh is not None
         at = plan.regions
         crossing = crossing_seconds(share, at.crossings, at.vector_bytes, mesh, stack, xp)

@@ -27,6 +27,7 @@ FIELDS = (
     "ms_per_token", "tier", "source",
 )  # fmt: skip
 METRICS = ("itl", "tpot", "latency/n", "loaded")
+_BEYOND = 2  # times what a model takes: a row with more tokens is not of this model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,11 +184,14 @@ def _case(row: dict[str, str]) -> Case:
     given, asked = count("input_tokens"), count("output_tokens")
     context = count("context")
     if given is not None:
-        given = min(given, most)
+        given = _at_most(most, given, f"a prompt for {model}")
     if given and asked and (stack.reads_allocated or context is None):
         context = given + (asked if stack.reads_allocated else asked // 2)
     if context is None:
         raise ExperimentError("no context is given")
+    # A mean over requests that end at the model's limit, or rounding, may lie a little above.
+    last = most - max(8, 1 + drafted)
+    context = _at_most(last, context, f"a context for {model}")
     data = count("data") or 1
     question = Question(
         model=model,
@@ -202,8 +206,7 @@ def _case(row: dict[str, str]) -> Case:
         data=data,
         # Of replicas with unequal shares the fullest is the slowest.
         batch=data * -(-(count("batch") or 1) // data),
-        # A mean over requests that end at the model's limit, or rounding, may lie a little above.
-        context=min(context, most - max(8, 1 + drafted)),
+        context=context,
         tokens_per_step=kept,
         draft_tokens=drafted or None,
     )
@@ -220,6 +223,15 @@ def _case(row: dict[str, str]) -> Case:
         tier=count("tier") or 3,
         row=row,
     )
+
+
+def _at_most(most: int, tokens: int, what: str) -> int:
+    """The tokens, or the most of them that there can be, if they are not far beyond it."""
+    if tokens > _BEYOND * most:
+        raise ExperimentError(
+            f"{what} has at most {most:,} tokens, and {tokens:,} are more than {_BEYOND} times that"
+        )
+    return min(tokens, most)
 
 
 def _model(written: str) -> str:

@@ -289,7 +289,7 @@ class _Clock:
         return placement.activations == self.placed(self.decode(1, 1)).activations
 
     def held(self, batch: int, context: int) -> tuple[str, tuple[int, ...]]:
-        """The memory that caches are in, and bytes of it on a chip of each pipeline stage."""
+        """The memory that caches are in, and its bytes on a chip of each room (`emu.capacity`)."""
         placement = self.placed(self.decode(batch, context))
         memory = next(r.memory for r in placement.residencies if r.leaf.kind == "cache")
         ranks = self.system.ranks

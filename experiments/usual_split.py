@@ -161,7 +161,7 @@ def _pipelines(chip: emu.Chip, asked: Asked, layers: int) -> list[int]:
 def usual_width(chip: emu.Chip) -> int:
     """Ranks over which one layer is usually split, at most."""
     between = [link for link in chip.links if link.scope == "chips"]
-    if not between or any(link.scope == "on-chip" for link in chip.links):
+    if not between or chip.mesh is not None:
         return chip.cores
     joined = between[0].nodes or _SRAM_GROUP
     return min(joined * chip.cores, _SRAM_GROUP if runs_from_sram(chip) else _WIDEST)

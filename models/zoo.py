@@ -77,10 +77,10 @@ class Architecture:
         return cache
 
 
-# What a hub has before a model's name, and what follows in those of its tuned copies, of its
-# versions (`-v0.1`) and of its releases by their dates (`-2507`): the decoder is the same.
+# What a hub has before a model's name, and what names of tuned copies have in them: the decoder is
+# the same. Not so with versions (`-v0.3`) and dates (`-2507`), which are names of their own.
 _HUB = re.compile(r"^[\w.-]+/|^meta-(?=llama)")
-_TUNED = re.compile(r"(-(instruct|chat|it|base|thinking|hf|v0\.\d|\d{4}))+$")
+_TUNED = re.compile(r"-(instruct|chat|it|base|hf)(?=-|$)")
 
 
 def names() -> tuple[str, ...]:
@@ -90,8 +90,8 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def architecture(name: str) -> Architecture:
-    """The architecture of that name, which may be an alias or a tuned copy's (`…-instruct`), and
-    have the hub's owner before it (`openai/…`).
+    """The architecture of that name, which may be an alias or a tuned copy's (`…-instruct-2507`),
+    and have the hub's owner before it (`openai/…`).
 
     Raises ModelError, with the nearest names or why it is not here, where there is none.
     """
@@ -123,7 +123,8 @@ def architecture(name: str) -> Architecture:
 
 def _config(name: str, entry: dict[str, Any]) -> DecoderConfig:
     if "config" in entry:
-        fields = Fields(values=entry["config"], source=f"{_FILE.name}: {name}")
+        values = entry["config"] | dict.fromkeys(entry.get("nulls", ()))
+        fields = Fields(values=values, source=f"{_FILE.name}: {name}")
         return decoder_config(fields, has_head=True)
     return DecoderConfig(**entry["decoder"])
 

@@ -18,7 +18,7 @@ import numpy as np
 from emu import lookahead
 from emu.design.counts import Array, Layout, totals_of
 from emu.lookahead import NOTHING, Run
-from emu.mesh import crossing_seconds, mesh_of, share_of
+from emu.mesh import crossing_seconds, share_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
@@ -205,7 +205,7 @@ def _added(at: _Rates, sums: _Sums, one: _Kernels, xp: Any) -> _Sums:
     share, crossing = None, 0.0 * at.per_step
     if layout.is_mesh:
         share = share_of(counts["held"], counts["whole"], xp)
-        mesh = mesh_of(chip)
+        mesh = chip.mesh
         assert mesh is not None
         crossing = crossing_seconds(
             share, one.crossing, counts.get("vector_bytes", 0.0), mesh, at.system.software, xp

@@ -105,6 +105,8 @@ def test_a_row_that_cannot_be_done_says_why(tmp_path):
         first | {"id": "F"},
         first | {"id": "G", "ms_per_token": "fast"},
         first | {"id": "H", "batch": "1.5"},
+        first | {"id": "I", "context": "8200"},
+        first | {"id": "J", "input_tokens": "9000"},
         first | {"id": "", "context": "", "output_tokens": ""},
         first | {"id": "D", "note": "the same id again, in capitals", "model": "Llama-2-7B"},
     ]
@@ -127,6 +129,8 @@ def test_a_row_that_cannot_be_done_says_why(tmp_path):
         "F": "more cells than the file has columns",
         "G": "could not convert",
         "H": "batch is a whole number",
+        "I": "a context for llama-2-7b has at most 4,088 tokens, and 8,200 are more than 2 times",
+        "J": "a prompt for llama-2-7b has at most 4,096 tokens, and 9,000 are more than 2 times",
         "": "no context",
     }.items():
         assert why in done[name]["why"]
@@ -155,7 +159,7 @@ def test_prefills_of_others_do_not_shrink_with_tokens_per_step(tmp_path):
 def test_of_more_sequences_than_fit_some_wait(tmp_path):
     with CASES.open(newline="") as file:
         first = next(csv.DictReader(file))  # Llama-2-7B on one A100: 2 GB of cache a sequence
-    some = {"model": "Llama-2-7B", "context": "4000", "input_tokens": "9000", "metric": "loaded"}
+    some = {"model": "Llama-2-7B", "context": "4000", "input_tokens": "8000", "metric": "loaded"}
     many = [first | some | {"batch": str(n)} for n in (32, 60)]
     write(tmp_path / "cases.csv", [*many, many[1] | {"metric": "latency/n"}])
     fits, waits, whole = read_cases(tmp_path / "cases.csv")

@@ -17,7 +17,7 @@ ROUNDED = {
     *("codestral-22b", "starcoder2-15b", "gemma-3-4b", "gemma-3-12b", "gemma-3-27b"),
     *("gpt-oss-20b", "gpt-oss-120b", "palm-8b", "palm-62b", "palm-540b"),
     "qwen3.5-397b-a17b",
-    "kimi-k2",  # its files hold 56 numbers a layer more than is told here
+    *("kimi-k2", "kimi-k2-0905"),  # their files hold 56 and 128 numbers a layer more than told here
 }
 
 
@@ -60,7 +60,7 @@ def test_beside_what_the_decoder_has_is_what_it_is_said_to_be():
     # GLM-5's takes the model's own embedding and head.
     glm = zoo.architecture("glm-5")
     assert glm.beside == layer("glm-5", 77) + 2 * glm.config.width**2 + 3 * glm.config.width
-    for name in ("minimax-m2.5", "kimi-k2"):
+    for name in ("minimax-m2.5", "kimi-k2", "kimi-k2-0905", "qwen3-235b-a22b-2507"):
         assert zoo.architecture(name).beside == blocks(name)
     for name in ("qwen3-0.6b", "falcon-7b", "falcon-40b"):  # their files hold the tied head too
         found = zoo.architecture(name)
@@ -89,11 +89,39 @@ def test_a_tuned_copy_and_a_model_with_the_same_decoder_are_found():
         ("meta-llama/meta-llama-3.1-8b-instruct", "llama-3.1-8b"),
         ("llama-2-7b-chat-hf", "llama-2-7b"),
         ("mixtral-8x7b-instruct-v0.1", "mixtral-8x7b"),
-        ("qwen3-235b-a22b-instruct-2507", "qwen3-235b-a22b"),
+        ("mistralai/mistral-7b-instruct-v0.1", "mistral-7b"),
+        ("qwen/qwen3-4b-base", "qwen3-4b"),
     ):
         assert zoo.architecture(other).name == name
     with pytest.raises(ModelError, match=r"no architecture is called 'xyzzy-chat'"):
         zoo.architecture("xyzzy-chat")
+
+
+def test_versions_and_dates_are_decoders_of_their_own():
+    for other, theta, most, window, vocabulary in (
+        ("mistral-7b", 1e4, 32768, 4096, 32000),
+        ("mistral-7b-instruct-v0.2", 1e6, 32768, None, 32000),
+        ("mistralai/mistral-7b-instruct-v0.3", 1e6, 32768, None, 32768),
+        ("codestral-22b-v0.1", 1e6, 32768, None, 32768),
+        ("devstral-small-2507", 1e9, 131072, None, 131072),
+        ("qwen3-4b", 1e6, 40960, None, 151936),
+        ("qwen3-4b-instruct-2507", 5e6, 262144, None, 151936),
+        ("qwen3-4b-thinking-2507", 5e6, 262144, None, 151936),
+        ("qwen3-30b-a3b-instruct-2507", 1e7, 262144, None, 151936),
+        ("qwen3-30b-a3b-thinking-2507", 1e7, 262144, None, 151936),
+        ("qwen/qwen3-235b-a22b-instruct-2507", 5e6, 262144, None, 151936),
+        ("qwen3-235b-a22b-thinking-2507", 5e6, 262144, None, 151936),
+        ("kimi-k2-instruct", 5e4, 131072, None, 163840),
+        ("kimi-k2-instruct-0905", 5e4, 262144, None, 163840),
+        ("moonshotai/kimi-k2-thinking", 5e4, 262144, None, 163840),
+    ):
+        config = zoo.architecture(other).config
+        assert (config.rope_theta, config.max_context) == (theta, most), other
+        assert (config.local and config.local.window) == window, other
+        assert config.vocab_size == vocabulary, other
+    for unknown in ("mistral-7b-v0.9", "qwen3-4b-instruct-2601", "llama-3.1-8b-thinking"):
+        with pytest.raises(ModelError, match="did you mean"):
+            zoo.architecture(unknown)
 
 
 def test_what_is_not_here_is_refused_with_the_reason():

@@ -190,9 +190,13 @@ def test_an_indexers_keys_are_held_as_the_others_are():
     assert all(isinstance(slots, ScaledSlots) for slots in cache.index_keys)
     logits, after = model.step(model.weights, cache, model.tokens[None, :24])
     assert np.abs(after.index_keys[0].numbers[:, :, :24]).max() == 127
-    # Rounded to 8 bits, some tokens' scores choose others.
-    off = np.abs(logits[0] - model.logits[:24])
-    assert np.median(off) < 0.05 * np.std(model.logits)
+    # Rounded to 8 bits, some tokens' scores choose others. Seen: a median of 0.9 % of the standard
+    # deviation, 8.9 % at the 95th percentile, and all greedy tokens the same.
+    off = np.abs(logits[0] - model.logits[:24]) / np.std(model.logits)
+    assert np.median(off) < 0.05
+    assert np.quantile(off, 0.95) < 0.15
+    same = np.argmax(logits[0], axis=-1) == np.argmax(model.logits[:24], axis=-1)
+    assert np.mean(same) > 0.9
 
 
 @pytest.mark.parametrize(
