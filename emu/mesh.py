@@ -12,8 +12,19 @@ the links side by side over which a vector enters: the region's side at best, fe
 software streams it through fewer (`Stack.mesh_lanes`). Reductions (norms, softmax) cross the region
 too, with nothing to carry but a number. Streaming from the region's memories and its arithmetic go
 at the region's share of the chip.
+
+Of several vectors in a step (sequences, drafts, tokens of a prompt) each follows the one before it
+through the regions, as through the stages of a pipeline: the first crosses all of them, and the
+last leaves so many turns of the slowest region later,
+
+    step(V) = step(1) + (V - 1)·max over regions of what a vector takes of one,
+
+where what is the longest is looked for in bytes that enter, in FLOPs, and in bytes that are read,
+each by itself, so that the maximum of their sum is not undercut. Weights are read once, and what
+goes from wafer to wafer is not overlapped.
 """
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -36,7 +47,7 @@ class Regions(NamedTuple):
     held_bytes: Array  # of tensors that the row's layer keeps in its region
     whole_bytes: Array  # of all that one chip holds
     crossings: Array  # 1 where the row's results depend on the whole region
-    vector_bytes: Array  # into and out of its products
+    vector_bytes: Array  # into and out of its products, that a step waits for
 
     @property
     def share(self) -> Array:
@@ -44,8 +55,11 @@ class Regions(NamedTuple):
         return share_of(self.held_bytes, self.whole_bytes, np)
 
 
-def regions(of: Schedule, work: Work, stages: int) -> Regions:
-    """Which part of a chip each row has for itself, where `stages` chips share the layers."""
+def regions(of: Schedule, work: Work, stages: int) -> tuple[Regions, Schedule]:
+    """Which part of a chip each row has for itself, where `stages` chips share the layers.
+
+    Beside it the schedule with as much of its FLOPs and bytes as a step waits for.
+    """
     stored = {leaf.path: leaf.bytes for leaf in work.leaves}
     held_bytes = np.zeros(len(of.rows))
     for run in of.runs:
@@ -56,12 +70,52 @@ def regions(of: Schedule, work: Work, stages: int) -> Regions:
                     if access.tensor in stored:
                         held[access.tensor] = stored[access.tensor] / _turns(access, op.count)
         held_bytes[run.start : run.stop] = sum(held.values())
-    return Regions(
+    whole_bytes = np.full(len(of.rows), sum(stored.values()) / stages)
+    vectors = _vectors(of, work)
+    vector_bytes = np.array([_vector_bytes(row) for row in of.rows])
+    slower = 1.0 / share_of(held_bytes, whole_bytes, np)
+    weights, *others = of.bytes
+    moving = np.sum(others, axis=(0, 2))
+    computing = of.flops.sum(1)
+    waited = [
+        _waited_for(of, vectors, each)
+        for each in (vector_bytes, slower * computing, slower * moving)
+    ]
+    found = Regions(
         held_bytes=held_bytes,
-        whole_bytes=np.full(len(of.rows), sum(stored.values()) / stages),
+        whole_bytes=whole_bytes,
         crossings=np.array([float(_crosses(row)) for row in of.rows]),
-        vector_bytes=np.array([_vector_bytes(row) for row in of.rows]),
+        vector_bytes=waited[0] * vector_bytes,
     )
+    read = np.stack((weights, *(waited[2][:, None] * kind for kind in others)))
+    return found, dataclasses.replace(of, flops=waited[1][:, None] * of.flops, bytes=read)
+
+
+def _vectors(of: Schedule, work: Work) -> Array:
+    """How many follow one another through each row: the tokens that the step's first product takes
+    in (experts', later, take each of them several times), and fewer in a prompt's head.
+    """
+    products = (op for op in work.ops if any(access.kind == "weights" for access in op.reads))
+    tokens = next((some for op in products if (some := _entering(op))), 1)
+    each = [max(map(_entering, row.ops)) for row in of.rows]
+    return np.array([min(tokens, entering or tokens) for entering in each], np.float64)
+
+
+def _entering(op: Op) -> int:
+    """Vectors that a product takes in; 0 where there is none."""
+    return 0 if op.dot is None else op.dot.batch * min(op.dot.m, op.dot.n)
+
+
+def _waited_for(of: Schedule, vectors: Array, each: Array) -> Array:
+    """[rows]: the share of all vectors' `each` that a step waits for: the first vector's in every
+    region, and the others' in one turn of the region where theirs is most.
+    """
+    first = 1.0 / vectors
+    others = (1.0 - first) * each
+    longest = max(of.runs, key=lambda run: float(others[run.start : run.stop].sum()))
+    shares, there = first.copy(), slice(longest.start, longest.stop)
+    shares[there] += (1.0 - first[there]) / of.times[there]
+    return shares
 
 
 def share_of(held_bytes: Array, whole_bytes: Array, xp: Any) -> Array:

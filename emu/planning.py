@@ -90,7 +90,10 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         work = with_all_experts(work) if placement.system.software.all_experts else work
     else:
         work = spread(work, placement.system, placement.splits).work
-    of = schedule(work, placement, depth)
+    whole = of = schedule(work, placement, depth)
+    on_mesh = None
+    if placement.system.chip.mesh is not None:
+        on_mesh, of = regions(whole, work, placement.system.pipeline)
     dtypes = {leaf.path: leaf.dtype for leaf in work.leaves}
     memories = placement.system.chip.memories
     through = np.array(
@@ -113,7 +116,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     chip = placement.system.chip
     unpacking = np.array([unpacked(row, dtypes, chip) for row in of.rows])
     late = np.array([float(starts_late(row, dtypes)) for row in of.rows])
-    moved = (of.times @ of.bytes.sum(0)) * _at_once(placement.system)
+    moved = (whole.times @ whole.bytes.sum(0)) * _at_once(placement.system)
     through_ports = np.array((carried[1:].sum(0) + carried[0] * at_run, carried.sum(0)))
     port_bytes, cache_bytes = through_ports.transpose(2, 0, 1), carried[1].T[:, None]
     touched = (of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).T.astype(np.float64, order="C")
@@ -128,11 +131,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         faster=tuple(map(tuple, (through - np.eye(len(memories))).tolist())),
         longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
         run_repeats=repeats,
-        regions=(
-            None
-            if placement.system.chip.mesh is None
-            else regions(of, work, placement.system.pipeline)
-        ),
+        regions=on_mesh,
         cache_bytes=cache_bytes,
         unpacked=unpacking,
         starts_late=late,

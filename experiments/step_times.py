@@ -11,7 +11,8 @@ one whose activations would have to leave it, too.
 In a pipeline the sequences take turns: n of them cross its stages as batches of n / stages, one
 behind the other, so that no stage waits, and a token takes what a batch of n / stages takes. Chunks
 of a prompt follow each other through the stages alike. Stages of unequal length, which make others
-wait, are not modelled. Prompts go in chunks of the size, up to 2,048 tokens, at which a token takes
+wait, are not modelled. On wafers the vectors of one step follow each other from region to region
+already (`emu.mesh`), and nobody takes turns. Prompts go in chunks of the size, up to 2,048 tokens, at which a token takes
 least: an SRAM has no room for the activations of a long one.
 """
 
@@ -205,7 +206,7 @@ def step_times(of: Deployment) -> StepTimes:
     part = parts_of(asked)[0]
     clock = _Clock(question=asked, system=part.placement.system, drafted=of.drafted)
     system = clock.system
-    stages = system.pipeline
+    stages = 1 if system.chip.mesh is not None else system.pipeline
     window = of.window_tokens - of.drafted - 1
     rows = _up_to(_BATCHES, max(2, math.ceil(MOST_TOGETHER / stages)))
     decode = _table(clock, clock.decode, system, rows, _shares(_CONTEXTS, window))

@@ -28,16 +28,16 @@ def wafer(hop=0.0, port=1e12, **more):
     return dataclasses.replace(one, links=(mesh, *one.links))
 
 
-def product(leaf="w", k=100, n=100, count=1, rows=None, kernel=0):
+def product(leaf="w", k=100, n=100, count=1, rows=None, kernel=0, vectors=1):
     read = Access(tensor=leaf, kind="weights", bytes=4 * k * n, rows=rows)
     return Op(
         name="dot_general",
         kind="dot",
         count=count,
-        flops={"float32": 2 * k * n},
+        flops={"float32": 2 * k * n * vectors},
         reads=(read,),
         kernel=kernel,
-        dot=Dot(batch=1, m=1, n=n, k=k),
+        dot=Dot(batch=1, m=vectors, n=n, k=k),
     )
 
 
@@ -75,6 +75,48 @@ def test_equal_layers_follow_each_other_over_regions():
     assert hops == pytest.approx(4 * 2 * 5)
     vectors = seconds(of, wafer(port=100.0), mesh_lanes=1.0) - seconds(of, wafer())
     assert vectors == pytest.approx(4 * 4 * (100 + 50) / 100.0, rel=1e-6)
+
+
+def layers(vectors, count=4):
+    leaf = Leaf(path="w", shape=(count, 50, 100), dtype="float32")
+    op = product(n=50, count=count, rows=(0, count), vectors=vectors)
+    return Work(leaves=(leaf,), ops=(op,))
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 7])
+def test_vectors_follow_each_other_from_region_to_region(vectors):
+    on = {"port": 100.0}, {"mesh_lanes": 1.0}
+    streams = seconds(layers(vectors), wafer(**on[0]), **on[1]) - seconds(layers(vectors), wafer())
+    # The last one leaves when it has waited for those before it in one of the four.
+    assert streams == pytest.approx((4 + vectors - 1) * 4 * (100 + 50) / 100.0)
+    # 10,000 FLOPs of one vector in a layer, at a quarter of the peak; the 20 kB take 8 s.
+    computes = seconds(layers(vectors), wafer(peak=1e3))
+    assert computes == pytest.approx((4 + vectors - 1) * 1e4 / 250)
+
+
+def test_of_many_vectors_a_wafer_reaches_its_peak_and_no_more():
+    floor = 50 * 4 * 1e4 / 1e3
+    assert floor < seconds(layers(50), wafer(peak=1e3)) < 1.08 * floor
+
+
+def test_they_wait_where_the_longest_is():
+    sizes = ((100, 20), (100, 60), (100, 20))
+    leaves = tuple(
+        Leaf(path=f"w{i}", shape=(1, n, k), dtype="float32") for i, (k, n) in enumerate(sizes)
+    )
+
+    def of(vectors):
+        ops = [
+            product(f"w{i}", k, n, kernel=i, count=i + 1, vectors=vectors)
+            for i, (k, n) in enumerate(sizes)
+        ]
+        return Work(leaves=leaves, ops=tuple(ops))
+
+    def streams(vectors):
+        on = wafer(port=100.0)
+        return seconds(of(vectors), on, mesh_lanes=1.0) - seconds(of(vectors), wafer())
+
+    assert streams(4) - streams(1) == pytest.approx(3 * 4 * (100 + 60) / 100.0)
 
 
 def test_no_more_lanes_than_the_region_has_links():
