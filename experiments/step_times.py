@@ -12,8 +12,8 @@ In a pipeline the sequences take turns: n of them cross its stages as batches of
 behind the other, so that no stage waits, and a token takes what a batch of n / stages takes. Chunks
 of a prompt follow each other through the stages alike. Stages of unequal length, which make others
 wait, are not modelled. On wafers the vectors of one step follow each other from region to region
-already (`emu.mesh`), and nobody takes turns. Prompts go in chunks of the size, up to 2,048 tokens, at which a token takes
-least: an SRAM has no room for the activations of a long one.
+already (`emu.mesh`), and nobody takes turns. Prompts go in chunks of the size, up to 2,048 tokens,
+at which a token takes least: an SRAM has no room for the activations of a long one.
 """
 
 import bisect
