@@ -42,14 +42,28 @@ from experiments.steps_traced import decode_work, prefill_work
 Array = NDArray[np.float64]
 
 MOST_TOGETHER = 512  # sequences that are decoded at once, at most
-_BATCHES = (1, 2, *(part << n for n in range(8) for part in (3, 4)))
-_TOKENS = (1, 16, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)
 _LEAST_CHUNK = 64  # tokens: a smaller one is read from the table, but no prompt is cut into such
-_CONTEXTS = (0.001, 0.004, 0.016, 0.06, 0.12, 0.25, 0.5, 0.75, 1.0)  # of the window
-_PREFIXES = (0.0, 0.06, 0.25, 0.6, 0.98)
 _OFF_ROWS = ((9, 0.55), (45, 0.083), (225, 0.023))  # sequences and share of the window
 _OFF_CHUNKS = ((0.15, 0.4), (0.7, 0.1))  # share of a chunk, and of the window
 _TYPICAL = (4, 0.25)  # sequences and share of the window at which ranges are taken
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axes:
+    """Where a table has entries; its last row of decode steps is of `MOST_TOGETHER` sequences."""
+
+    sequences: tuple[int, ...]
+    contexts: tuple[float, ...]  # shares of the window, as are prefixes
+    tokens: tuple[int, ...]  # of a chunk
+    prefixes: tuple[float, ...]
+
+
+FINE = Axes(
+    sequences=(1, 2, *(part << n for n in range(8) for part in (3, 4))),
+    contexts=(0.001, 0.004, 0.016, 0.06, 0.12, 0.25, 0.5, 0.75, 1.0),
+    tokens=(1, 16, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK),
+    prefixes=(0.0, 0.06, 0.25, 0.6, 0.98),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,8 +209,12 @@ def check_together(name: str, sequences: int) -> None:
         )
 
 
-def step_times(of: Deployment) -> StepTimes:
+def step_times(of: Deployment, axes: Axes = FINE) -> StepTimes:
     """The table of a deployment.
+
+    Args:
+      of: what is served, and on what.
+      axes: where it has entries; fewer are made sooner, and `checked` tells what they are worth.
 
     Raises:
       CapacityError: it does not hold the sequences that it has to; says how many chips would do.
@@ -208,15 +226,15 @@ def step_times(of: Deployment) -> StepTimes:
     system = clock.system
     stages = 1 if system.chip.mesh is not None else system.pipeline
     window = of.window_tokens - of.drafted - 1
-    rows = _up_to(_BATCHES, max(2, math.ceil(MOST_TOGETHER / stages)))
-    decode = _table(clock, clock.decode, system, rows, _shares(_CONTEXTS, window))
-    prefixes = _shares(_PREFIXES, window)
-    every = _table(clock, clock.chunk, system, _TOKENS, prefixes, as_if_it_fits=False)
+    rows = _up_to(axes.sequences, max(2, math.ceil(MOST_TOGETHER / stages)))
+    decode = _table(clock, clock.decode, system, rows, _shares(axes.contexts, window))
+    prefixes = _shares(axes.prefixes, window)
+    every = _table(clock, clock.chunk, system, axes.tokens, prefixes, as_if_it_fits=False)
     sizes = [i for i, tokens in enumerate(every.rows) if tokens >= _LEAST_CHUNK]
     at = min(sizes, key=lambda i: max(every.seconds[i]) / every.rows[i])
     prefill = dataclasses.replace(every, rows=every.rows[: at + 1], seconds=every.seconds[: at + 1])
     busy = dataclasses.replace(system, stack=prefilling(system.software))
-    beside = _table(clock, clock.chunk, busy, _TOKENS[: at + 1], prefixes, as_if_it_fits=False)
+    beside = _table(clock, clock.chunk, busy, axes.tokens[: at + 1], prefixes, as_if_it_fits=False)
     batch, context = _TYPICAL[0], int(_TYPICAL[1] * window)
     step = clock.decode(batch, context)
     spread = range_of(functools.partial(clock.seconds, step), system)
@@ -225,7 +243,7 @@ def step_times(of: Deployment) -> StepTimes:
         decode=decode,
         prefill=prefill,
         beside=beside,
-        chunk=_TOKENS[at],
+        chunk=axes.tokens[at],
         stages=stages,
         chips=system.chips,
         room=_room(clock, window),

@@ -63,7 +63,9 @@ def met(
     several = counted & (traffic.output_tokens > 1)
     tokens_per_s = (traffic.output_tokens - 1)[several] / (log.done_s - log.first_s)[several]
     call_s = log.done_s - log.arrival_s + service.network_s
-    request_s = _whole_requests(traffic, call_s, counted if whole is None else counted & whole)
+    all_there = counted if whole is None else counted & whole
+    # Of a handful of sessions perhaps no request is whole: then as much of them as there is.
+    request_s = _whole_requests(traffic, call_s, all_there if all_there.any() else counted)
     return {
         "calls": len(traffic),
         "counted": int(counted.sum()),

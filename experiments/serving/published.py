@@ -15,7 +15,7 @@ from experiments.deployment import Deployment, Hardware, Served
 from experiments.serving.policy import Policy
 from experiments.serving.simulation import simulate
 from experiments.session_time import Service
-from experiments.step_times import StepTimes, step_times
+from experiments.step_times import FINE, Axes, StepTimes, step_times
 from experiments.workloads.traffic import Traffic
 
 _CALLS = 8  # of each client; the first of each, which all come at once, is left out
@@ -34,9 +34,12 @@ class Compared:
         return self.simulated_s / self.case.measured_s - 1
 
 
-def compared(cases: Iterator[Case]) -> Iterator[Compared]:
-    """The cases under load that say how long prompts and answers are; tables are made once each."""
-    made: dict[tuple[object, ...], StepTimes] = {}
+def compared(cases: Iterator[Case], axes: Axes = FINE) -> Iterator[Compared]:
+    """The cases under load that say how long prompts and answers are; tables are made once each.
+
+    axes: of the tables.
+    """
+    made: dict[Deployment, StepTimes] = {}
     for case in cases:
         asked = case.question
         if case.metric != "loaded" or not case.input_tokens or not case.output_tokens:
@@ -55,10 +58,9 @@ def compared(cases: Iterator[Case]) -> Iterator[Compared]:
             ),
             window_tokens=1024 * -(-(case.input_tokens + case.output_tokens) // 1024),
         )
-        key = (deployment,)
-        if key not in made:
-            made[key] = step_times(deployment)
-        yield Compared(case=case, simulated_s=_gap_s(case, made[key]))
+        if deployment not in made:
+            made[deployment] = step_times(deployment, axes)
+        yield Compared(case=case, simulated_s=_gap_s(case, made[deployment]))
 
 
 def _gap_s(case: Case, times: StepTimes) -> float:

@@ -1,12 +1,14 @@
 """The fleet and the sessions end to end, on a small model."""
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import emu.report
-from experiments import facts, fleet, seconds_saved, traffic_served
+from experiments import facts, fleet, predicted_rows, seconds_saved, traffic_served
 from experiments.costs import Costs
 from experiments.deployment import Hardware, Served
 from experiments.errors import ExperimentError
@@ -14,11 +16,16 @@ from experiments.results import ResultsFile
 from experiments.serving.levels import Level
 from experiments.serving.policy import Policy
 from experiments.session_time import Service
+from experiments.step_times import Axes, step_times
 
 H100 = Hardware(chip="h100", stack="vllm-0.19", chips=1, price_usd_per_chip_hour=2.0)
 GROQ = Hardware(chip="groq-lpu-v1", stack="groqcloud", chips=32, tensor=8, pipeline=4)
 MODEL = Served(model="llama-3.2-1b")
-WINDOW = 16_000
+WINDOW = 24_000
+# What tables are worth is tested of the fine ones (test_step_times.py).
+COARSE = Axes(
+    sequences=(1, 4, 16), contexts=(0.001, 0.25, 1.0), tokens=(1, 64, 512), prefixes=(0.0, 0.98)
+)
 SETTINGS = fleet.Settings(
     model=MODEL,
     systems={"h100": H100, "groq": GROQ},
@@ -29,22 +36,29 @@ SETTINGS = fleet.Settings(
             workload="chat",
             sessions_per_s=400.0,
             level=Level(ttft_p99_s=1.0, tokens_per_s=50.0),
-            simulated=300,
+            simulated=100,
         ),
         "software": fleet.Class(
             workload="software",
             sessions_per_s=3.0,
             level=Level(ttft_p99_s=3.0),
-            simulated=120,
+            simulated=40,
         ),
     },
-    window_tokens=WINDOW + 8000,
+    window_tokens=WINDOW,
     seed=0,
     service=Service(),
     policy=Policy(),
     costs=Costs(),
     assumed={"software": {"gap_s": 0.1}},
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_tables() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predicted_rows, "step_times", functools.partial(step_times, axes=COARSE))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +126,7 @@ def test_a_promise_that_nobody_can_keep_names_the_floors(workdir: Path) -> None:
         fleet.run(asked, results)
 
 
-def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
+def test_seconds_saved_end_to_end(workdir: Path) -> None:
     settings = seconds_saved.Settings(
         workload="agentic",
         models={"small": MODEL},
@@ -128,7 +142,7 @@ def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
         service=Service(),
         assumed={"same_tools": 0.9},
     )
-    with ResultsFile(tmp_path) as results:
+    with ResultsFile(workdir) as results:
         keys = seconds_saved.run(settings, results)
         report = seconds_saved.report(settings, [results[key] for key in keys])
     assert set(emu.report.files(report)) == {
@@ -146,14 +160,14 @@ def test_seconds_saved_end_to_end(tmp_path: Path) -> None:
     assert "This is a model" in report.answer[-1]
     wrong = dataclasses.replace(settings, baseline="tiny")
     with (
-        ResultsFile(tmp_path) as results,
+        ResultsFile(workdir) as results,
         pytest.raises(ExperimentError, match="on the baseline tiny: sram"),
     ):
         seconds_saved.report(wrong, [results[key] for key in seconds_saved.run(wrong, results)])
 
 
 def test_drafts_shorten_decoding_alone_and_the_report_says_that_they_are_there(
-    tmp_path: Path,
+    workdir: Path,
 ) -> None:
     plain = seconds_saved.Settings(
         workload="agentic",
@@ -168,7 +182,7 @@ def test_drafts_shorten_decoding_alone_and_the_report_says_that_they_are_there(
     )
     drafting = dataclasses.replace(plain, service=Service(drafted=3, kept_per_step=2.82))
     rows, said = [], []
-    with ResultsFile(tmp_path) as results:
+    with ResultsFile(workdir) as results:
         for settings in (plain, drafting):
             keys = seconds_saved.run(settings, results)
             report = seconds_saved.report(settings, [results[key] for key in keys])
@@ -197,7 +211,7 @@ def test_settings_are_checked(fields: dict[str, object], message: str) -> None:
         dataclasses.replace(SETTINGS, **fields)  # type: ignore[arg-type]
 
 
-def test_a_trace_is_replayed_on_each_system(tmp_path: Path) -> None:
+def test_a_trace_is_replayed_on_each_system(workdir: Path) -> None:
     settings = traffic_served.Settings(
         model=MODEL,
         systems={"h100": H100, "groq": GROQ},
@@ -212,7 +226,7 @@ def test_a_trace_is_replayed_on_each_system(tmp_path: Path) -> None:
         baseline="h100",
         assumed={},
     )
-    with ResultsFile(tmp_path) as results:
+    with ResultsFile(workdir) as results:
         keys = traffic_served.run(settings, results)
         report = traffic_served.report(settings, [results[key] for key in keys])
         found = [results[key]["measured"]["met"] for key in keys[2:-1]]

@@ -10,7 +10,7 @@ from experiments.errors import ExperimentError
 from experiments.prediction import predicted
 from experiments.question import Question
 from experiments.session_time import Service, parts
-from experiments.step_times import StepTimes, as_row, check_together, of_row, step_times
+from experiments.step_times import Axes, StepTimes, as_row, check_together, of_row, step_times
 from experiments.workloads.sampling import sample
 from experiments.workloads.workload import workload
 
@@ -87,9 +87,10 @@ def test_a_row_holds_all_of_it(times: StepTimes) -> None:
 
 
 def test_sequences_take_turns_in_a_pipeline() -> None:
-    # The model and the window are those above, so that most of the steps have been traced.
     hardware = Hardware(chip="groq-lpu-v1", stack="groqcloud", tensor=8, pipeline=4, chips=32)
-    found = step_times(Deployment(served=MODEL, hardware=hardware, window_tokens=WINDOW))
+    asked = Deployment(served=MODEL, hardware=hardware, window_tokens=WINDOW)
+    few = Axes(sequences=(1, 2, 4), contexts=(0.001, 1.0), tokens=(1, 64, 128), prefixes=(0.0, 0.6))
+    found = step_times(asked, few)
     assert found.stages == 4
     assert found.step_s(found.stages, 1000) == found.step_s(1, 1000)
     assert found.step_s(4 * found.stages, 1000) > found.step_s(1, 1000)
@@ -97,6 +98,16 @@ def test_sequences_take_turns_in_a_pipeline() -> None:
     chunk = found.chunk
     one, two = (float(found.prefill_s(n * chunk, 0)) for n in (1, 2))
     assert two - one == pytest.approx(found.prefill.at(chunk, chunk) / found.stages)
+
+
+def test_on_wafers_nobody_takes_turns() -> None:
+    hardware = Hardware(chip="wse-3", stack="cerebras-inference", chips=2, pipeline=2)
+    asked = Deployment(served=MODEL, hardware=hardware, window_tokens=WINDOW)
+    few = Axes(sequences=(1, 2), contexts=(0.001, 1.0), tokens=(1, 64), prefixes=(0.0, 0.6))
+    found = step_times(asked, few)
+    assert (found.stages, found.chips) == (1, 2)
+    # Their steps hold more sequences as it is: two take less than twice as long as one.
+    assert found.step_s(1, 1000) < found.step_s(2, 1000) < 2 * found.step_s(1, 1000)
 
 
 def test_what_cannot_be_held_says_how_many_chips_would_do() -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from experiments.serving.capacity import capacity
-from experiments.serving.levels import Level
+from experiments.serving.levels import Level, met
 from experiments.serving.policy import Policy
+from experiments.serving.simulation import simulate
 from experiments.session_time import Service
 from experiments.step_times import Grid, Room, StepTimes
 from experiments.workloads.sampling import sample
@@ -55,6 +57,13 @@ def test_without_a_promise_an_instance_takes_on_what_it_has_time_for() -> None:
 def test_a_few_sessions_do_not_make_it_boundless() -> None:
     for name in ("software", "chat"):
         assert found(name, 15, Level()) < 3 / alone_s(name, 15)
+
+
+def test_where_no_request_is_whole_there_are_figures_still() -> None:
+    traffic = sample(workload("software"), sessions=5, per_s=1.0, seed=0)
+    log = simulate(traffic, TIMES, SERVICE, Policy())
+    usual = met(traffic, log, TIMES, SERVICE)
+    assert met(traffic, log, TIMES, SERVICE, np.zeros(len(traffic), bool)) == usual
 
 
 def test_steps_that_take_longer_take_on_less() -> None:
