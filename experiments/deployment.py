@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import emu
 from experiments.errors import ExperimentError
 from experiments.question import Question
+from experiments.steps_traced import check_context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Deployment:
             raise ExperimentError(f"window_tokens must be at least 1024, not {self.window_tokens}")
         if self.drafted < 0:
             raise ExperimentError(f"drafted must be at least 0, not {self.drafted}")
+        check_context(self.served.model, self.window_tokens, "window_tokens")
 
     @property
     def question(self) -> Question:

@@ -4,6 +4,7 @@ A row's key holds all that was asked and a hash of everything that decides the a
 and the data of `emu`, of the models and of the predictions.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from typing import Any
 
 import emu
 from experiments.deployment import Deployment
+from experiments.prediction import parts_of
 from experiments.progress import progress
 from experiments.results import Results, Row
 from experiments.rows import Origin, key, row, tell_redone
@@ -66,12 +68,21 @@ def tables(asked: Iterable[Deployment], results: Results) -> tuple[str, ...]:
     keys = tuple(table_key(of) for of in deployments)
     todo = [k for k in dict.fromkeys(keys) if k not in results]
     tell_redone(results, todo)
+    for of, name in zip(deployments, keys, strict=True):
+        if name in todo:
+            _check(of)  # what cannot be asked is told before anything is computed
     with progress(len(todo), "step times", "table") as bar:
         for of, name in zip(deployments, keys, strict=True):
             if name not in results:
                 results.append(row(name, NAME, of, _answer(of)))
                 bar.update()
     return keys
+
+
+def _check(of: Deployment) -> None:
+    """Raises for all but a model that the system cannot hold. The traces that it takes are kept."""
+    with contextlib.suppress(emu.CapacityError):
+        parts_of(of.question)
 
 
 def _answer(of: Deployment) -> dict[str, Any]:

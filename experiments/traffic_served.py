@@ -177,6 +177,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
         for (system, end, _), row in zip(_asked(settings), rows[number:], strict=True)
     }
     lines, refused = [], []
+    request_p50_s: dict[str, tuple[float, str]] = {}
     for system, times in made.items():
         one = found[system, "typical"]
         if isinstance(times, str) or "refused" in one:
@@ -184,6 +185,7 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
             continue
         of, where = one["met"], one["met"]["places"]
         ends = [found[system, end]["met"] for end in ("low", "high")]
+        request_p50_s[system] = of["request_p50_s"], _with_ends("request_p50_s", of, ends)
         lines.append(
             (
                 system,
@@ -208,7 +210,8 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
             ),
             rows=tuple(lines),
             note="Request: the model's part. Prefix: where a call found its own: none before, in "
-            "the memory it is used in, at the hosts, or gone. Of calls after a fifth of the time. "
+            "the memory it is used in, at the hosts, or gone (as an agent's is where its session "
+            "begins): then it is prefilled. Of calls after a fifth of the time. "
             "In brackets: simulated again with step times at both ends of their 80 % range.",
         )
     ]  # fmt: skip
@@ -223,9 +226,24 @@ def report(settings: Settings, rows: Sequence[Row]) -> Report:
     tables.append(number_table({n: of for n, of in made.items() if not isinstance(of, str)}))
     return Report(
         title=f"{settings.model.model} serves {what}",
-        answer=(MODEL_NOTE,),
+        answer=(*_answer(request_p50_s, settings.baseline), MODEL_NOTE),
         figures=(),
         tables=tuple(tables),
+    )
+
+
+def _answer(request_p50_s: Mapping[str, tuple[float, str]], baseline: str) -> Iterator[str]:
+    """Who answers the median request soonest; request_p50_s: by system, the figure and its text."""
+    if not request_p50_s:
+        yield "None of the systems can serve this."
+        return
+    fastest = min(request_p50_s, key=lambda system: request_p50_s[system][0])
+    against = ""
+    if baseline in request_p50_s and baseline != fastest:
+        against = f", and {request_p50_s[baseline][1]} s on {baseline}"
+    yield (
+        f"Half of the requests wait for the model for at most {request_p50_s[fastest][1]} s on "
+        f"{fastest}, where that is least{against}."
     )
 
 

@@ -4,12 +4,11 @@
 
 1,000 sessions that start within a day, some 100,000 calls of the model, simulated event by event,
 with step times as they are and at both ends of their range; `--config.trace=FILE` replays a trace
-instead (experiments/workloads/traces.py has the formats). Four seconds for each system and end,
-after some three minutes of predicting step times and before half a minute of elasticities. Expect
-the median request to take 3 to 4 s of the model on Groq's and Jalapeño, 5 on Cerebras (up to 15 at
-the slow end of its range, where its prompts queue), 5 to 8 on MI300X and H100, and 16 on TPU v7;
-and Groq's and Cerebras, with little room for caches, to fetch a tenth of the prefixes from their
-hosts.
+instead (experiments/workloads/traces.py has the formats). Eleven minutes of two cores beside much
+other load, most of them for step times; a day on one system takes a few seconds alone. Expect
+half of the requests to take at most 1.2 s of the model on Cerebras (1.1 to 1.9), 3 to 4 s on Groq's
+and Jalapeño, 5 to 8 on MI300X and H100, and 16 on TPU v7; and Cerebras and Groq's, with little room
+for caches, to fetch 5 and 8 % of the prefixes from their hosts.
 """
 
 from ml_collections import ConfigDict

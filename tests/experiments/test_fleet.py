@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import emu
 import emu.report
 from experiments import facts, fleet, predicted_rows, seconds_saved, traffic_served
 from experiments.costs import Costs
@@ -211,6 +212,27 @@ def test_settings_are_checked(fields: dict[str, object], message: str) -> None:
         dataclasses.replace(SETTINGS, **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"systems": {"groq": GROQ, "h100": dataclasses.replace(H100, chips=8, tensor=3)}},
+            "no split of h100 has --chips=8, --tensor=3",
+        ),
+        ({"model": Served(model="llama-3.2-1b", weights="fp3")}, "no format 'fp3'"),
+        ({"window_tokens": 200_000}, "window_tokens: llama-3.2-1b takes sequences of 131,072"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_anything_is_predicted(
+    fields: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    asked = dataclasses.replace(SETTINGS, **fields)  # type: ignore[arg-type]
+    with ResultsFile(tmp_path) as results:
+        with pytest.raises((ExperimentError, emu.EmuError), match=message):
+            fleet.run(asked, results)
+        assert not results.rows
+
+
 def test_a_trace_is_replayed_on_each_system(workdir: Path) -> None:
     settings = traffic_served.Settings(
         model=MODEL,
@@ -234,5 +256,10 @@ def test_a_trace_is_replayed_on_each_system(workdir: Path) -> None:
     assert [one["calls"] for one in found] == [1000] * 6  # two systems at three ends of step times
     assert all(one["places"]["new"] == 1000 for one in found)
     assert "1,000 calls" in report.tables[0].title
+    met = {row[0]: row[5] for row in report.tables[0].rows}  # median requests with their ranges
+    assert report.answer[0] == (
+        f"Half of the requests wait for the model for at most {met['groq']} s on groq, where that "
+        f"is least, and {met['h100']} s on h100."
+    )
     with pytest.raises(ExperimentError, match="cannot be read"):
         traffic_served.traffic(dataclasses.replace(settings, trace="no.csv"))
