@@ -24,6 +24,7 @@ from kernels.persistent import (
     decode_layers,
     resident_bytes,
     room_bytes,
+    streamed_bytes,
     tiled_bytes,
 )
 from models import rope
@@ -150,6 +151,12 @@ def check_room(layers: Layers, resident: int) -> None:
         raise ExperimentError(
             f"{resident} layers in vmem are {mb(needed)} MB in whole tiles, and it holds "
             f"{mb(room)} MB: a scratchpad does not overflow"
+        )
+    passing = streamed_bytes(layers)
+    if resident < layers.q.shape[0] and passing > REST_BYTES // 2:
+        raise ExperimentError(
+            f"streaming these layers takes {mb(passing)} MB of vmem for two blocks of 128 rows, "
+            f"and may take {mb(REST_BYTES // 2)} MB: --config.pair=memory-kind takes any model"
         )
 
 

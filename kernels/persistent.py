@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-BLOCK_BYTES = 2**21  # of a streamed block, at the most; two of a matrix are in VMEM at a time
+BLOCK_BYTES = 2**21  # of a streamed block, if it can be; two of a matrix are in VMEM at a time
 REST_BYTES = 2**24  # of VMEM for all but the resident layers: what a kernel has if nothing is said
 LANES = 128
 
@@ -59,6 +59,12 @@ def resident_bytes(layers: Layers, resident: int) -> int:
     return resident * sum(
         tiled_bytes(m.shape[1], m.shape[2], m.dtype.itemsize) for m in layers.matrices
     )
+
+
+def streamed_bytes(layers: Layers) -> int:
+    """What the blocks of a streamed matrix take of VMEM at a time: two, of the largest."""
+    sizes = [(m.shape[1], m.shape[2], m.dtype.itemsize) for m in layers.matrices]
+    return 2 * max(tiled_bytes(_block(r, c * size), c, size) for r, c, size in sizes)
 
 
 def tiled_bytes(rows: int, columns: int, itemsize: int) -> int:
@@ -182,18 +188,20 @@ def _steps(
         _streamed(far[name].at[layer], x, results[name])
         return results[name][...]
 
+    def of_head(x, head):
+        return x[:, head * head_width : (head + 1) * head_width]
+
     def one(times, layer, x):
         y = _normed(x, attention_norm[pl.ds(layer, 1), :], epsilon)
         q, k, v = (times(name, layer, y) for name in ("q", "k", "v"))
+        group = q.shape[1] // head_width // kv_heads
+        for head in range(kv_heads):  # all that is written comes before anything is read
+            keys[layer, head, pl.ds(here, 1), :] = _turned(of_head(k, head), cosine, sine)
+            values[layer, head, pl.ds(here, 1), :] = of_head(v, head)
         mixed = []
-        for head in range(kv_heads):
-            part = slice(head * head_width, (head + 1) * head_width)
-            keys[layer, head, pl.ds(here, 1), :] = _turned(k[:, part], cosine, sine)
-            values[layer, head, pl.ds(here, 1), :] = v[:, part]
-            group = q.shape[1] // head_width // kv_heads
-            for query in range(head * group, (head + 1) * group):
-                asked = _turned(q[:, query * head_width : (query + 1) * head_width], cosine, sine)
-                mixed.append(_attended(asked, keys[layer, head], values[layer, head], here))
+        for query in range(group * kv_heads):
+            asked, head = _turned(of_head(q, query), cosine, sine), query // group
+            mixed.append(_attended(asked, keys[layer, head], values[layer, head], here))
         x = x + times("o", layer, jnp.concatenate(mixed, axis=1))
         y = _normed(x, mlp_norm[pl.ds(layer, 1), :], epsilon)
         gate, up = times("gate", layer, y), times("up", layer, y)
@@ -218,29 +226,28 @@ def _streamed(matrix: Any, x: jax.Array, result: Any) -> None:
 
     pltpu.emit_pipeline(
         multiply,
-        grid=(rows // block,),
+        grid=(pl.cdiv(rows, block),),
         in_specs=[pl.BlockSpec((block, columns), lambda i: (i, 0))],
         out_specs=[pl.BlockSpec((1, block), lambda i: (0, i))],
     )(matrix, result)
 
 
 def _block(rows: int, row_bytes: int) -> int:
-    """Rows of a streamed block: a divisor of all, in whole lanes, of at most `BLOCK_BYTES`."""
-    fitting = [
-        n for n in range(LANES, rows, LANES) if rows % n == 0 and n * row_bytes <= BLOCK_BYTES
-    ]
-    return max(fitting, default=rows)
+    """Rows of a streamed block, in whole lanes: half of all, and of `BLOCK_BYTES`, at the most.
+
+    128 rows may be more than that. The last block has what is left.
+    """
+    blocks = max(2, pl.cdiv(rows * row_bytes, BLOCK_BYTES))
+    return min(rows, max(1, rows // blocks // LANES) * LANES)
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """float32 [1, in] times a matrix [out, in], within a kernel: [1, out]."""
-    return jax.lax.dot_general(
-        x,
-        matrix.astype(jnp.float32),
-        (((1,), (1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    """float32 [1, in] times a matrix [out, in], within a kernel: [1, out].
+
+    By multiplying and adding, in float32. The matrix units would read a matrix six times for that
+    (`Precision.HIGHEST`), which takes them longer than it takes to fetch the matrix from HBM.
+    """
+    return jnp.sum(matrix.astype(jnp.float32) * x, axis=1, keepdims=True).T
 
 
 def _normed(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
@@ -256,15 +263,9 @@ def _turned(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
 
 def _attended(q: jax.Array, keys: jax.Array, values: jax.Array, last: jax.Array) -> jax.Array:
     """Softmax attention of one head over slots up to `last`: [1, head_width]."""
-    scores = product(q, keys) / math.sqrt(q.shape[1])
-    slots = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+    scores = jnp.sum(keys * q, axis=1, keepdims=True) / math.sqrt(q.shape[1])  # [slots, 1]
+    slots = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
     scores = jnp.where(slots <= last, scores, -jnp.inf)
-    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    shares = shares / jnp.sum(shares, axis=-1, keepdims=True)
-    return jax.lax.dot_general(
-        shares,
-        values,
-        (((1,), (0,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    shares = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
+    shares = shares / jnp.sum(shares, axis=0, keepdims=True)
+    return jnp.sum(shares * values, axis=0, keepdims=True)

@@ -4,8 +4,9 @@ At toy size compiling is nearly all that a test takes, and most of that is spent
 what runs once. The program is the same; its sums may be taken in another order.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,3 +28,14 @@ def options() -> dict[str, Any]:
 
 def jit_quickly(f: Callable[..., Any], **how: Any) -> Any:
     return jax.jit(f, compiler_options=options(), **how)
+
+
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """Within it whatever is compiled is, also by code that calls `jax.jit` itself."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

@@ -18,10 +18,11 @@ type=${TPU_TYPE:-v5litepod-1}
 zone=${ZONE:-us-central1-a}
 config=${CONFIG:-experiments/configs/residency_cliff.py}
 case $type in
-  v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-  v6e-*) runtime=v2-alpha-tpuv6e ;;
+  v5litepod-[148]) runtime=v2-alpha-tpuv5-lite ;;
+  v6e-[148]) runtime=v2-alpha-tpuv6e ;;
   *)
-    echo "$0: TPU_TYPE=$type is not known: take v5litepod-N or v6e-N" >&2
+    # More chips are several hosts, each of which would wait for the others.
+    echo "$0: TPU_TYPE=$type is not known: take v5litepod-N or v6e-N with 1, 4 or 8 chips" >&2
     exit 2
     ;;
 esac
@@ -40,10 +41,10 @@ trap remove EXIT
 gcloud compute tpus tpu-vm create "$name" --zone="$zone" --accelerator-type="$type" \
   --version="$runtime" --spot --scopes=cloud-platform
 
-on_tpu() { gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --command="$1"; }
+on_tpu() { gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --quiet --command="$1"; }
 archive=$(mktemp --suffix=.tar.gz)
 git archive --output="$archive" HEAD
-gcloud compute tpus tpu-vm scp "$archive" "$name:emu.tar.gz" --zone="$zone"
+gcloud compute tpus tpu-vm scp "$archive" "$name:emu.tar.gz" --zone="$zone" --quiet
 rm "$archive"
 on_tpu "mkdir -p emu && tar -xzf emu.tar.gz -C emu && cd emu && JAX=tpu bash experiments/launch/setup.sh"
 printf -v quoted '%q ' "$@"

@@ -199,6 +199,29 @@ def test_run_passes_on_what_it_was_given(tmp_path: Path) -> None:
         assert f"set {missing} to " in errors
 
 
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_machine_is_set_up_with_one_python_wherever_it_is_from(
+    tmp_path: Path, has_it: bool
+) -> None:
+    record = 'echo "${0##*/} $*" >> "$HOME/calls"\n'
+    script(tmp_path / "bin/python3.11", f"exit {int(not has_it)}")  # asked for its ensurepip
+    script(tmp_path / "bin/uv", record + '[ "$2" != find ] || echo "$HOME/fetched"')
+    script(tmp_path / "in_venv", record + '[[ "$*" != *version* ]] || echo 9.9')
+    script(tmp_path / "bin/make", record + "mkdir -p .venv/bin; cp in_venv .venv/bin/python")
+    status, _, errors = bash("setup.sh", where=tmp_path, JAX="tpu")
+    assert status == 0, errors
+    calls = (tmp_path / "calls").read_text().splitlines()
+    found = tmp_path / ("bin/python3.11" if has_it else "fetched")
+    assert f"make setup PYTHON={found}" in calls
+    assert any(call.endswith("jax[tpu]==9.9 gcsfs s3fs") for call in calls)
+    fetched = [call for call in calls if call.startswith("uv ")]
+    find = "uv python find --python-preference only-managed 3.11"
+    assert fetched == ([] if has_it else ["uv python install 3.11", find])
+    status, _, errors = bash("setup.sh", where=tmp_path)
+    assert status != 0
+    assert "set JAX to an extra of jax for this accelerator" in errors
+
+
 GCLOUD = """
 echo "$*" >> "$HOME/calls"
 case "$*" in *"run.sh"*) exit "${RUN_STATUS:-0}" ;; esac
@@ -237,6 +260,7 @@ def test_a_tpu_is_made_used_and_always_deleted(tmp_path: Path, run_status: int) 
         (["/local"], {}, "usage: "),
         (["gs://bucket"], {}, "usage: "),
         (["gs://b/f"], {"TPU_TYPE": "v99-1"}, "TPU_TYPE=v99-1 is not known"),
+        (["gs://b/f"], {"TPU_TYPE": "v6e-16"}, "v6e-N with 1, 4 or 8 chips"),  # of four hosts
         (["gs://b/f"], {"PATH": "/nowhere"}, "gcloud is not installed"),
     ],
 )

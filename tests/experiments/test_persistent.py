@@ -34,6 +34,7 @@ from models.cache import new_cache
 from models.config import DecoderConfig
 from models.shapes import shapes
 from models.steps import layer_step
+from tests.quickly import jit_quickly, quickly
 
 V5E = AbstractMesh(
     (), (), abstract_device=AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
@@ -53,18 +54,17 @@ STEPS, SLOTS, BEFORE = 3, 16, 5
 
 
 def random_weights(dtype="float32"):
-    leaves, structure = jax.tree.flatten({"layers": shapes(CONFIG, dtype)["layers"]})
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    pairs = zip(keys, leaves, strict=True)
-    return structure.unflatten(
-        [(0.1 * jax.random.normal(k, x.shape)).astype(x.dtype) for k, x in pairs]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype),
+        {"layers": shapes(CONFIG, dtype)["layers"]},
     )
 
 
 @pytest.fixture
 def tpu():
     """A v5e as far as Pallas can tell, whose kernels its interpreter runs."""
-    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode():
+    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode(), quickly():
         yield
 
 
@@ -83,10 +83,11 @@ def first(resident):
 
 
 def inputs():
-    hidden = jax.random.normal(jax.random.key(1), (STEPS, CONFIG.width))
+    rng = np.random.default_rng(1)
+    hidden = jnp.asarray(rng.normal(size=(STEPS, CONFIG.width)), jnp.float32)
     cache = new_cache(CONFIG, batch=1, length=SLOTS)
     filled = jax.tree.map(
-        lambda x: jax.random.normal(jax.random.key(7), x.shape) if x.ndim == 4 else x, cache
+        lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.ndim == 4 else x, cache
     )
     return filled.rewind(jnp.full(1, BEFORE)), hidden
 
@@ -96,10 +97,10 @@ def test_steps_are_those_of_the_decoder_wherever_the_weights_lie(tpu, resident, 
     tree, (cache, hidden) = random_weights(dtype), inputs()
     assert resident_layers(placed(first(resident), tree)) == resident
     slots = BEFORE + jnp.arange(STEPS)
-    run = jax.jit(functools.partial(several, CONFIG), static_argnums=1)
+    run = jit_quickly(functools.partial(several, CONFIG), static_argnums=1)
     out, ours = run(stacked(tree), resident, cache, hidden, slots)
     ours = ours.rewind(slots[-1:] + 1)
-    one = jax.jit(functools.partial(layer_step, CONFIG))
+    one = jit_quickly(functools.partial(layer_step, CONFIG))
     for step in range(STEPS):
         expected, cache = one(tree, cache, hidden[step][None, None])
         np.testing.assert_allclose(out[step], expected[0, 0], rtol=2e-5, atol=2e-5)
@@ -138,7 +139,7 @@ def realized_of(tree, rules, config=CONFIG):
 def test_realized_steps_are_the_sweeps_own(tpu):
     tree, (cache, hidden) = random_weights(), inputs()
     x, cache = hidden[None, :1], cliff._nearly_full(cache)
-    realized = realized_of(tree, first(1))
+    realized = realized_of(tree, first(2))
     assert (realized.mechanism, realized.memories) == ("persistent-kernel", ("vmem", "hbm"))
     expected, after = cliff._step(CONFIG)(tree, jax.tree.map(jnp.copy, cache), x)
     for run in (realized, realized.steps_in_one(2)):
@@ -202,10 +203,12 @@ def test_models_and_weights_that_the_kernel_is_not_for():
         )
 
 
-def test_blocks_divide_the_rows_in_whole_lanes():
+def test_blocks_are_in_whole_lanes_and_two_at_least():
     assert _block(4096, 4 * 2048) == 256  # 2 MiB
     assert _block(384, 2**14) == 128
-    assert _block(384, 2**15) == 384  # 128 rows are too much: whole
+    assert _block(384, 2**15) == 128  # 4 MiB: there are no smaller ones
+    assert _block(960, 4 * 2560) == 128  # of SmolLM2-360M: 7 and a half of them
+    assert _block(576, 2 * 1536) == 256  # of SmolLM2-135M: two, and 64 rows
     assert _block(100, 4) == 100
 
 
@@ -225,6 +228,9 @@ def test_room_is_one_cores_vmem_less_what_a_kernel_needs():
         many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((300, *x.shape[1:]), x.dtype), layers)
         with pytest.raises(ExperimentError, match=r"300 layers in vmem are 236 MB .* not overflow"):
             check_room(many, 300)
+        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, 256, 2**14), x.dtype), layers)
+        with pytest.raises(ExperimentError, match=r"streaming .* 16\.8 MB of vmem .*=memory-kind"):
+            check_room(wide, 0)
     v4 = AbstractDevice(device_kind="TPU v4", num_cores=2, platform="tpu")
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=v4)):
         assert room_bytes() == 0
@@ -240,5 +246,5 @@ def test_products_held_in_vmem(tpu, dtype):
     x = expected = jnp.asarray(rng.normal(size=128), jnp.float32)
     for matrix in matrices * 2:
         expected = matrix.astype(jnp.float32) @ expected
-    out = jax.jit(held_products, static_argnums=2)(x, tuple(matrices), 2)
+    out = jit_quickly(held_products, static_argnums=2)(x, tuple(matrices), 2)
     np.testing.assert_allclose(out, expected / expected[0], rtol=1e-4, atol=1e-6)
