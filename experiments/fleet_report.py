@@ -115,9 +115,30 @@ def _answer(fleet: Fleet, curves: Curves) -> list[str]:
         )
     return [
         *lines,
+        *_filled(fleet, curves),
         MODEL_NOTE,
         f"{_RANGE_NOTE} Prices that nobody publishes are assumed; see the tables.",
     ]
+
+
+def _filled(fleet: Fleet, curves: Curves) -> tuple[str, ...]:
+    """What users of the asked share get for instances being full."""
+    plans = [plan for of in curves.values() if (plan := of.plans[_ASKED_SHARE])]
+    pairs = dict.fromkeys(
+        p for made in plans for p in made.instances if p[1] in fleet.settings.fast
+    )
+    if not pairs:
+        return ()
+    each = "; ".join(
+        f"{name} gets {figures(found['at']['tokens_per_s_p50'])} tokens a second on {system}, and "
+        f"{figures(found['floor']['tokens_per_s_p50'])} when it is alone there"
+        for name, system in pairs
+        for found in [fleet.found[name, system]]
+    )
+    return (
+        f"All machines, fast ones too, are as full as the promises allow: {each}. Promise more "
+        "(--config.classes.….level.tokens_per_s) to have them emptier, faster and dearer.",
+    )
 
 
 def _unless(without: tuple[str, ...]) -> str:
@@ -135,7 +156,7 @@ def _capacities(fleet: Fleet) -> Table:
         ends = [fleet.ends[end][name, system]["sessions_per_s"] * 3600 for end in ("high", "low")]
         spread = f"{figures(ends[0])} to {figures(ends[1])}"
         if not made["sessions_per_s"]:
-            rows.append((name, system, "0", spread, *["-"] * 7, "; ".join(made["missed"])))
+            rows.append((name, system, "0", spread, *["-"] * 8, "; ".join(made["missed"])))
             continue
         per_s, at = made["sessions_per_s"], made["at"]
         usd = fleet.usd_per_hour(system) / 3600 / per_s
@@ -149,6 +170,7 @@ def _capacities(fleet: Fleet) -> Table:
                 spread,
                 f"{at['ttft_p99_s']:.3g}",
                 figures(at["tokens_per_s_p50"]),
+                figures(made["floor"]["tokens_per_s_p50"]),
                 figures(at["request_mean_s"]),
                 f"{usd:.3g}",
                 f"{usd / output * 1e6:.3g}",
@@ -160,14 +182,14 @@ def _capacities(fleet: Fleet) -> Table:
     return Table(
         title="What one instance takes on, keeping what is promised",
         columns=(
-            "class", "system", "sessions/h", "80 % range", "TTFT p99 s", "tokens/s", "request s",
-            "$/session", "$/M output", "kJ/session", "busy", "why not",
+            "class", "system", "sessions/h", "80 % range", "TTFT p99 s", "tokens/s", "alone",
+            "request s", "$/session", "$/M output", "kJ/session", "busy", "why not",
         ),
         rows=tuple(rows),
         note="Range: simulated again with step times at the slow and at the fast end of theirs; "
         "0: what is promised is not kept there. $ and J of a session fall as its number rises. "
-        "tokens/s: of one user, median call. Request: the model's part of the mean one. Energy: "
-        "stated power of all chips, at all times.",
+        "tokens/s: of one user, median call; alone: on an idle instance. Request: the model's part "
+        "of the mean one. Energy: stated power of all chips, at all times.",
     )  # fmt: skip
 
 

@@ -96,6 +96,10 @@ def test_a_fleet_is_planned_and_reported_and_goes_on(workdir: Path) -> None:
     assert emu.report.files(report).keys() == {"share.png", "report.html"}
     assert facts.tables(rows)
     assert "10% of the model calls" in report.answer[0]
+    assert "All machines, fast ones too, are as full as the promises allow" in report.answer[1]
+    for row in titles["What one instance takes on, keeping what is promised"].rows:
+        loaded, alone = (float(row[at].replace(",", "")) for at in (5, 6))
+        assert loaded < alone
     for series in report.figures[0].panels[0].series:
         assert all(a <= y <= b for a, y, b in zip(series.low, series.y, series.high, strict=True))
         assert max(b / a for a, b in zip(series.low, series.high, strict=True)) > 1.01
