@@ -19,15 +19,17 @@ from models.shapes import shapes
 from models.steps import decode_step
 from tests.emu.test_residency import memory
 from tests.emu.xla_exchanges import compiled, config
+from tests.quickly import jit_quickly
 
 TOKENS = 3  # decoded one after another, so that the cache is read where it was written
 
 
 def random_weights(of, scanned):
-    leaves, structure = jax.tree.flatten(shapes(of, "float32", scanned=scanned))
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    pairs = zip(keys, leaves, strict=True)
-    return structure.unflatten([jax.random.normal(k, x.shape) * 0.1 for k, x in pairs])
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype),
+        shapes(of, "float32", scanned=scanned),
+    )
 
 
 def machine(cache_bytes=150_000):
@@ -44,15 +46,16 @@ def found(*, degrees, batch=1, kv_heads=8, experts=0, shared=0, scanned=False, p
     weights = random_weights(of, scanned)
     step = functools.partial(decode_step, of)
     empty = functools.partial(new_cache, of, batch=batch, length=32, scanned=scanned)
-    tokens = jax.random.randint(jax.random.key(1), (TOKENS, batch, 1), 0, of.vocab_size)
+    drawn = np.random.default_rng(1).integers(of.vocab_size, size=(TOKENS, batch, 1))
+    tokens = jnp.asarray(drawn, jnp.int32)
     system = emu.System(machine(), chips=8, **degrees)
     work = emu.trace(step, weights, empty(), tokens[0], weights=0, cache=1)
     layout = emu.shard(work, system)
     laid, cache = layout.put(weights), layout.put(empty(), "cache")
     outs = NamedSharding(layout.mesh, layout.batch), layout.shardings(empty(), "cache")
-    sharded = jax.jit(step, donate_argnums=1, out_shardings=outs)
-    program = sharded.lower(laid, cache, layout.rows(tokens[0])).compile()
-    here, alone = sharded, jax.jit(step)
+    jitted = jit_quickly(step, donate_argnums=1, out_shardings=outs)
+    sharded = jitted.lower(laid, cache, layout.rows(tokens[0])).compile()
+    here, alone = sharded, jit_quickly(step)
     extra = {}
     if placed:
         rules = [("cache/**", "l2"), ("layers/0/**", "l2"), ("**", "hbm")]
@@ -83,7 +86,7 @@ def found(*, degrees, batch=1, kv_heads=8, experts=0, shared=0, scanned=False, p
         "same": same,
         "mesh": dict(layout.mesh.shape),
         "emu": [[*key, n] for key, n in sorted(ours.items())],
-        "xla": [[*key, n] for key, n in sorted(compiled(program.as_text()).items())],
+        "xla": [[*key, n] for key, n in sorted(compiled(sharded.as_text()).items())],
         "rank_bytes": sum(spread.rank_bytes.values()),
         "held_bytes": sum(
             x.addressable_shards[0].data.nbytes for x in jax.tree.leaves((laid, cache))

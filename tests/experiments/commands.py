@@ -14,8 +14,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from tests.waiting import HANGS_S
+
+# In an environment: XLA compiles as quickly as it can, which is most of what a toy takes.
+QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.experiments.imported"])
@@ -25,18 +29,48 @@ def run_command(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """As `python -m module arguments` in this folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        said = [Path(folder) / name for name in ("out", "errors")]
+    with Started(module, *arguments, environment=environment) as started:
+        return started.ended()
+
+
+class Started:
+    """A command under way; it is killed at the end of the context if it has not ended."""
+
+    def __init__(
+        self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._command = [module, *arguments]
+        self._folder = tempfile.TemporaryDirectory()
+        self._said = [Path(self._folder.name) / name for name in ("out", "errors")]
         given = dict(os.environ if environment is None else environment)
-        process = _FORKS.Process(target=_main, args=(module, arguments, given, said))
-        process.start()
-        process.join(HANGS_S)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        out, errors = (path.read_text() if path.exists() else "" for path in said)
-        assert process.exitcode is not None
-        return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, errors)
+        self._process = _FORKS.Process(target=_main, args=(module, arguments, given, self._said))
+        self._process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """As SIGKILL."""
+        self._process.kill()
+
+    def ended(self) -> "subprocess.CompletedProcess[str]":
+        """Waits for its end; a command that hangs is killed."""
+        self._process.join(HANGS_S)
+        if self._process.exitcode is None:
+            self.kill()
+            self._process.join()
+        assert self._process.exitcode is not None
+        out, errors = (path.read_text() if path.exists() else "" for path in self._said)
+        return subprocess.CompletedProcess(self._command, self._process.exitcode, out, errors)
 
 
 def _main(
@@ -47,6 +81,8 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     # JAX read these when it was imported.
-    importlib.import_module("jax").config.update("jax_platforms", environment.get("JAX_PLATFORMS"))
+    config = importlib.import_module("jax").config
+    config.update("jax_platforms", environment.get("JAX_PLATFORMS"))
+    config.update("jax_disable_most_optimizations", QUICKLY.items() <= environment.items())
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -2,10 +2,10 @@
 
 import signal
 import subprocess
-from pathlib import Path
 
 from experiments.bucket import Bucket
 from experiments.bucket_results import read_rows
+from tests.experiments.commands import run_command
 from tests.experiments.conftest import BUCKET
 from tests.experiments.test_run import CLIFF, command
 from tests.waiting import HANGS_S, wait_until
@@ -31,14 +31,7 @@ def test_preempted_and_gone_on_with(environment: dict[str, str], s3: dict[str, s
     assert "stopped by SIGTERM; what was finished is kept, and the same command goes" in errors
     assert "Traceback" not in errors
 
-    again = subprocess.run(
-        command(url, *SMALL),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=HANGS_S,
-        check=False,
-    )
+    again = run_command("experiments.run", f"--workdir={url}", *SMALL, environment=environment)
     assert again.returncode == 0, again.stderr
     assert "held by a run" not in again.stderr  # the first one let go of it
     rows = read_rows(Bucket(url))
@@ -52,14 +45,8 @@ def test_a_bucket_that_is_not_there_is_one_line(
     environment: dict[str, str], s3: dict[str, str]
 ) -> None:
     environment = environment | {k: v for k, v in s3.items() if k.startswith("AWS_")}
-    done = subprocess.run(
-        command("s3://nobodys-bucket/x", *SMALL),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=HANGS_S,
-        check=False,
-        cwd=Path(__file__).parent.parent.parent,
+    done = run_command(
+        "experiments.run", "--workdir=s3://nobodys-bucket/x", *SMALL, environment=environment
     )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line]

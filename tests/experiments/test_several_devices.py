@@ -6,11 +6,12 @@ import random
 import signal
 import socket
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.experiments.commands import run_command
+from tests.experiments.commands import Started, run_command
 from tests.experiments.conftest import TWO_DEVICES
 from tests.experiments.test_run import CLIFF, HUMANEVAL, command, rows
 from tests.waiting import HANGS_S, wait_until
@@ -69,78 +70,97 @@ def free_port() -> int:
             return port
 
 
-@pytest.fixture
-def hosts(environment: dict[str, str], tmp_path: Path):
-    """Starts the run on two hosts; both are ended with the test."""
-    started: list[subprocess.Popen[str]] = []
+Start = Callable[..., list[Started]]
 
-    def start(*flags: str) -> list["subprocess.Popen[str]"]:
-        coordinator = f"--coordinator=127.0.0.1:{free_port()}"
-        for host in (0, 1):
-            # Only host 0's workdir is used: the other's could not be made.
-            workdir = tmp_path if host == 0 else Path("/proc/nowhere")
-            arguments = command(workdir, *HUMANEVAL, *flags)
-            started.append(
+
+@pytest.fixture
+def hosts(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts the run on two hosts; both are ended with the test."""
+    with contextlib.ExitStack() as started:
+
+        def start(*flags: str) -> list[Started]:
+            coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+            return [
+                started.enter_context(
+                    Started(
+                        "experiments.run",
+                        # Only host 0's workdir is used: the other's could not be made.
+                        f"--workdir={'/proc/nowhere' if host else tmp_path}",
+                        *HUMANEVAL,
+                        *flags,
+                        "--hosts=2",
+                        f"--host={host}",
+                        coordinator,
+                        environment=environment,
+                    )
+                )
+                for host in (0, 1)
+            ]
+
+        yield start
+
+
+LONG = ["--config.tasks=10", "--config.max_tokens=64"]
+
+
+def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts: Start, tmp_path: Path) -> None:
+    first, second = hosts(*LONG)
+    wait_until(lambda: len(rows(tmp_path)) >= 2 or first.poll() is not None)
+    second.kill()
+    done = first.ended()
+    assert done.returncode == 1, done.stderr
+    assert "error: another of the 2 hosts is gone" in done.stderr
+    assert "the same command on all hosts goes on from there" in done.stderr
+    kept = rows(tmp_path)
+    assert len(kept) >= 2
+    assert all(row["measured"]["mesh"] == {"tensor": 2} for row in kept)
+
+
+def test_a_host_that_is_preempted_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+    """By `python -m` itself, which the signal ends."""
+    several = ["--hosts=2", f"--coordinator=127.0.0.1:{free_port()}"]
+    with contextlib.ExitStack() as ended_with_the_test:
+        first, second = (
+            ended_with_the_test.enter_context(
                 subprocess.Popen(
-                    [*arguments, "--hosts=2", f"--host={host}", coordinator],
+                    [*command(tmp_path, *HUMANEVAL, *LONG, *several), f"--host={host}"],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                     env=environment,
                 )
             )
-        return started
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_two_hosts_compute_and_one_writes_until_one_is_lost(hosts, tmp_path: Path) -> None:
-    first, second = hosts("--config.tasks=10", "--config.max_tokens=64")
-    wait_until(lambda: len(rows(tmp_path)) >= 2 or first.poll() is not None)
-    second.send_signal(signal.SIGKILL)
-    _, errors = first.communicate(timeout=HANGS_S)
-    assert first.returncode == 1, errors
-    assert "error: another of the 2 hosts is gone" in errors
-    assert "the same command on all hosts goes on from there" in errors
-    kept = rows(tmp_path)
-    assert len(kept) >= 2
-    assert all(row["measured"]["mesh"] == {"tensor": 2} for row in kept)
+            for host in (0, 1)
+        )
+        ended_with_the_test.callback(second.kill)
+        ended_with_the_test.callback(first.kill)
+        wait_until(lambda: rows(tmp_path) or first.poll() is not None)
+        first.send_signal(signal.SIGTERM)
+        _, errors = first.communicate(timeout=HANGS_S)
+        assert first.returncode == 128 + signal.SIGTERM, errors
+        assert "stopped by SIGTERM; what was finished is kept" in errors
+        second.communicate(timeout=HANGS_S)
+        assert second.returncode != 0
 
 
-def test_a_host_that_is_preempted_says_so(hosts, tmp_path: Path) -> None:
-    first, second = hosts("--config.tasks=10", "--config.max_tokens=64")
-    wait_until(lambda: rows(tmp_path) or first.poll() is not None)
-    first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=HANGS_S)
-    assert first.returncode == 128 + signal.SIGTERM, errors
-    assert "stopped by SIGTERM; what was finished is kept" in errors
-    _, errors = second.communicate(timeout=HANGS_S)
-    assert second.returncode != 0
-
-
-def test_both_hosts_end_well(hosts, tmp_path: Path) -> None:
-    first, second = hosts("--config.tasks=1")
-    out, errors = first.communicate(timeout=HANGS_S)
-    assert first.returncode == 0, errors
-    assert str(tmp_path / "report.html") in out
-    silent, errors = second.communicate(timeout=HANGS_S)
-    assert second.returncode == 0, errors
-    assert "report.html" not in silent
-    assert "HumanEval" not in errors  # its progress is the same
+def test_both_hosts_end_well(hosts: Start, tmp_path: Path) -> None:
+    first, second = (host.ended() for host in hosts("--config.tasks=1"))
+    assert first.returncode == 0, first.stderr
+    assert str(tmp_path / "report.html") in first.stdout
+    assert second.returncode == 0, second.stderr
+    assert "report.html" not in second.stdout
+    assert "HumanEval" not in second.stderr  # its progress is the same
     (keys,) = {tuple(json.dumps(row["key"]) for row in rows(tmp_path))}
     assert len(keys) == len(set(keys)) == 2
 
 
-def test_what_host_0_is_refused_all_are(hosts, tmp_path: Path) -> None:
+def test_what_host_0_is_refused_all_are(hosts: Start, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("{}\n")
-    for process in hosts("--config.tasks=1"):
-        _, errors = process.communicate(timeout=HANGS_S)
-        assert process.returncode == 1
-        assert "error: " in errors
-        assert "line 1 is not a finished measurement" in errors
+    for host in hosts("--config.tasks=1"):
+        done = host.ended()
+        assert done.returncode == 1
+        assert "error: " in done.stderr
+        assert "line 1 is not a finished measurement" in done.stderr
 
 
 @pytest.mark.parametrize(
