@@ -3,6 +3,7 @@
 from typing import Any
 
 from emu.clocked import Clocked
+from emu.scalars import total
 from emu.schedule import Schedule
 from emu.timeline import PARTS
 
@@ -14,14 +15,15 @@ def breakdown(of: Schedule, at: Clocked, xp: Any) -> dict[str, Any]:
     time, stalls included, is shared by kind as their bytes' time is.
     """
     exchanging = at.exchange >= at.needed
-    busiest = xp.maximum(at.exchange, at.compute) >= at.needed
-    busy, crossing = of.times * at.busy, xp.dot(of.times, at.crossing)
-    overhead = at.per_step + xp.dot(of.times, at.before) - crossing
-    exchanged = xp.dot(busy, exchanging)
-    compute = xp.dot(busy, busiest) - exchanged
+    busiest = exchanging | (at.compute >= at.needed)
+    busy = of.times * at.busy
+    crossing = 0.0 if at.crossing is None else total(at.crossing, of.times, xp)
+    overhead = at.per_step + at.launching - crossing
+    exchanged = total(busy, exchanging, xp)
+    compute = total(busy, busiest, xp) - exchanged
     collectives = exchanged + crossing
     reading = at.seconds - overhead - collectives - compute
-    weights, cache, activations = xp.dot(at.by_kind, of.times * ~busiest)
+    weights, cache, activations = total(at.by_kind, of.times * ~busiest, xp)
     whole = weights + cache + activations
     nobody = whole <= 0
     # What rounding the corners adds where nothing waits for bytes belongs to the arithmetic.

@@ -7,6 +7,7 @@ an `assumed` one with a range, never 0 or infinity.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
@@ -33,6 +34,12 @@ WIDER = {
 }
 # How `emu.realize` can make this machine read from a memory; None: it can only be predicted.
 Mechanism = Literal["rotation", "memory-kind", "persistent-kernel"]
+
+
+def serving(dtype: str, stated: Sequence[str]) -> str | None:
+    """The one of the stated dtypes whose peak products of this dtype go at; None: there is none."""
+    base = dtype.partition("_")[0]
+    return next((name for name in (dtype, base, *WIDER.get(base, ())) if name in stated), None)
 
 
 def _concrete(number: Any) -> TypeGuard[float]:
@@ -269,11 +276,8 @@ class Chip:
         Raises:
           EmuError: the chip has none of them.
         """
-        if dtype in self.peak_flops_per_s:
-            return self.peak_flops_per_s[dtype]
-        base = dtype.partition("_")[0]
-        for candidate in (base, *WIDER.get(base, ())):
-            if candidate in self.peak_flops_per_s:
-                return self.peak_flops_per_s[candidate]
-        known = ", ".join(self.peak_flops_per_s) or "none"
-        raise EmuError(f"chip {self.name!r} has no peak FLOP/s for {dtype}: it has {known}")
+        served = serving(dtype, tuple(self.peak_flops_per_s))
+        if served is None:
+            known = ", ".join(self.peak_flops_per_s) or "none"
+            raise EmuError(f"chip {self.name!r} has no peak FLOP/s for {dtype}: it has {known}")
+        return self.peak_flops_per_s[served]

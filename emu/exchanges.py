@@ -104,7 +104,7 @@ def way_of(
         streamed = (link.streamed_start_s.value, per_chip / streamed_rate)
     if as_measured and link.achieved_share is not None:
         share = share * link.achieved_share.value
-    measured = min((n for n in link.small_allreduce_s if n >= chips), default=None)
+    measured = min([n for n in link.small_allreduce_s if n >= chips], default=None)
     return Way(
         group=group,
         per_byte=per_chip / (bandwidth * share),

@@ -29,30 +29,28 @@ class Rates(NamedTuple):
     late: list[Any]  # one: a kernel that starts later, for unpacking
     latency: list[Any]  # exposed, of each of `Linear.waited`
 
+    def row(self, xp: Any) -> Array:
+        """All of them, [rates]."""
+        each = list(itertools.chain(*self))
+        return np.array(each) if xp is np else xp.stack([xp.asarray(n, xp.float64) for n in each])
+
 
 class Linear(NamedTuple):
     """The counts of a schedule's rows."""
 
     counts: Array  # [quantities * rows, rates], in the order of `Seconds` and of `Rates`
-    memories: int
     rows: int
+    ports: tuple[int, ...]  # memories whose port anything passes
+    off_chip: tuple[int, ...]  # those that fetch weights ahead
     waited: tuple[tuple[int, ...], ...]  # sets of memories: a row waits for the slowest of its set
 
-    def seconds(self, rates: Rates, xp: Any) -> "Seconds":
-        """Count times rate, summed up by quantity and row."""
-        each = list(itertools.chain(*rates))
-        row = np.array(each) if xp is np else xp.stack([xp.asarray(n, xp.float64) for n in each])
-        found = xp.dot(self.counts, row).reshape(-1, self.rows)
-        ports, kinds = 3 + self.memories, 3 + 2 * self.memories
-        return Seconds(
-            compute=found[0],
-            exchange=found[1],
-            entry=found[2],
-            at_run=found[3:ports],
-            in_all=found[ports:kinds],
-            by_kind=found[kinds : kinds + len(KINDS)],
-            before=found[-1],
-        )
+    def seconds(self, rates: Array, xp: Any) -> "Seconds":
+        """Count times rate (`Rates.row`), summed up by quantity and row."""
+        found = xp.dot(self.counts, rates).reshape(-1, self.rows)
+        kinds = 3 + len(self.ports) + len(self.off_chip)
+        compute, exchange, entry, *of_ports = found[:kinds]
+        at_run, in_all = of_ports[: len(self.ports)], of_ports[len(self.ports) :]
+        return Seconds(compute, exchange, entry, at_run, in_all, found[kinds:-1], found[-1])
 
 
 class Seconds(NamedTuple):
@@ -61,8 +59,8 @@ class Seconds(NamedTuple):
     compute: Array  # [rows]
     exchange: Array  # [rows]
     entry: Array  # [rows]: stored operands' way into the compute units
-    at_run: Array  # [memories, rows]: of each port, when a kernel runs
-    in_all: Array  # [memories, rows]: and for what is fetched ahead
+    at_run: list[Array]  # [ports] of [rows]: of each port, when a kernel runs
+    in_all: list[Array]  # [off_chip] of [rows]: and for what is fetched ahead
     by_kind: Array  # [kinds, rows]: bytes over the bandwidth of where they live
     before: Array  # [rows]: launch, unpacking and exposed latency
 
@@ -71,6 +69,7 @@ def linear_of(
     of: Schedule,
     *,
     port_bytes: Array,
+    off_chip: tuple[int, ...],
     cache_bytes: Array,
     entering: Array,
     unpacked: Array,
@@ -81,20 +80,27 @@ def linear_of(
     memories, rows = touched.shape
     sets = [tuple(np.flatnonzero(one).tolist()) for one in touched.T]
     waited = tuple(sorted(set(sets)))
+    ports = tuple(j for j in range(memories) if port_bytes[j].any())
     widths = [memories, memories, of.flops.shape[1], of.exchanges.shape[1], 1, 1, 1, 1, len(waited)]
     ends = [0, *itertools.accumulate(widths)]
     at = Rates(*[range(*pair) for pair in itertools.pairwise(ends)])  # type: ignore[arg-type]
-    counts = np.zeros((4 + 2 * memories + len(KINDS), rows, ends[-1]))
+    counts = np.zeros((4 + len(ports) + len(off_chip) + len(KINDS), rows, ends[-1]))
     counts[0][:, at.flop] = of.flops
     counts[1][:, at.exchange] = of.exchanges
     counts[2][:, at.entering] = entering[:, None]
-    for j in range(memories):
-        for quantity, through in zip((3 + j, 3 + memories + j), port_bytes[j], strict=True):
-            counts[quantity][:, at.byte[j]] = through
-            counts[quantity][:, at.cache_byte[j]] = cache_bytes[j, 0]
-    counts[3 + 2 * memories : -1, :, at.byte] = of.bytes
+    through = [(j, port_bytes[j, 0]) for j in ports] + [(j, port_bytes[j, 1]) for j in off_chip]
+    for quantity, (j, passing) in enumerate(through, start=3):
+        counts[quantity][:, at.byte[j]] = passing
+        counts[quantity][:, at.cache_byte[j]] = cache_bytes[j, 0]
+    counts[-len(KINDS) - 1 : -1, :, at.byte] = of.bytes
     counts[-1][:, at.launch] = of.launched[:, None]
     counts[-1][:, at.unpacked] = unpacked[:, None]
     counts[-1][:, at.late] = starts_late[:, None]
     counts[-1][:, at.latency] = np.array([[one == s for s in waited] for one in sets], np.float64)
-    return Linear(counts=counts.reshape(-1, ends[-1]), memories=memories, rows=rows, waited=waited)
+    return Linear(
+        counts=np.asfortranarray(counts.reshape(-1, ends[-1])),
+        rows=rows,
+        ports=ports,
+        off_chip=off_chip,
+        waited=waited,
+    )

@@ -19,7 +19,7 @@ The form is exact: where low < high every lead in between passes without touchin
 that edge = low - gain, and where low = high it no longer matters how the run began.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,14 +49,15 @@ def one(slack: Any, cap: Any) -> Run:
 
 def then(first: Run, second: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
     """`first` and afterwards `second`."""
-    over_high = _positive(second.edge - first.high, xp, rounding)
-    over_low = _positive(second.edge - first.low, xp, rounding)
+    gain, low, high, least, edge = second
+    over_high = _positive(edge - first.high, xp, rounding)
+    over_low = _positive(edge - first.low, xp, rounding)
     return Run(
-        gain=first.gain + second.gain,
-        low=_within(first.low + second.gain, second, xp),
-        high=_within(first.high + second.gain, second, xp),
-        least=first.least + second.least + over_high,
-        edge=first.edge + over_low - over_high,
+        first.gain + gain,
+        xp.minimum(high, xp.maximum(low, first.low + gain)),
+        xp.minimum(high, xp.maximum(low, first.high + gain)),
+        first.least + least + over_high,
+        first.edge + over_low - over_high,
     )
 
 
@@ -75,15 +76,20 @@ def folded(runs: Run, xp: Any = np, rounding: Any = 0.0) -> Run:
     return at
 
 
-def followed_by(run: Run, slacks: Iterable[float], caps: Iterable[float]) -> Run:
-    """`run` and then kernels (`one`) of plain numbers, without an array or a record for each."""
+Step = tuple[float, float, float, float]  # of a lead: what it rises, up to where, the rest, its cap
+
+
+def followed_by(run: Run, steps: Iterator[Step]) -> Run:
+    """`run` and then moves of plain numbers, without an array or a record for each."""
     gain, low, high, least, edge = run
-    steps = zip(slacks, caps, strict=True)
     if low < high:
-        for slack, cap in steps:
-            gain += slack
-            low += slack
-            high += slack
+        for rise, top, rest, cap in steps:
+            low += rise
+            high += rise
+            if high > top:
+                low, high = min(low, top), top
+            low += rest
+            high += rest
             if low < 0.0:
                 if high < 0.0:
                     least -= high
@@ -92,52 +98,78 @@ def followed_by(run: Run, slacks: Iterable[float], caps: Iterable[float]) -> Run
                 edge -= low
                 low = 0.0
             if high > cap:
-                high = cap
-                low = min(low, cap)
+                low, high = min(low, cap), cap
             if low >= high:
                 break
+        else:
+            return Run(low - edge, low, high, least, edge)
     # From here on it does not matter how the run began: there is one lead, and `gain` is not asked
     # for any more.
-    for slack, cap in steps:
-        low += slack
-        if low < 0.0:
-            least -= low
-            low = 0.0
-        elif low > cap:
-            low = cap
-        high = low
-    return Run(gain, low, high, least, edge)
+    lead = low
+    for rise, top, rest, cap in steps:
+        lead += rise
+        lead = (lead if lead < top else top) + rest
+        if lead < 0.0:
+            least -= lead
+            lead = 0.0
+        elif lead > cap:
+            lead = cap
+    return Run(gain, lead, lead, least, edge)
+
+
+class Port(NamedTuple):
+    """How far a memory's port may be ahead, and how fast it is."""
+
+    most_bytes: Any
+    bytes_per_s: Any
+
+    def rooms(self, ahead: Any, xp: Any = np) -> Any:
+        """Seconds of lead at the most, where the next kernels need `ahead` bytes."""
+        return xp.minimum(ahead, self.most_bytes) / self.bytes_per_s
 
 
 class Moves(NamedTuple):
-    """The lead's way through a schedule, launches and arithmetic by turns, in as few steps as do.
+    """The lead's way through a schedule in as few moves as do.
 
-    Steps that cannot lower the lead, and leave it no more room one after the other, are one step
-    of their sum: min(b, min(a, lead + x) + y) = min(b, lead + x + y) where x, y >= 0 and a >= b.
+    In a move some kernels can only raise the lead, and one more, the last, may lower it. The lead
+    rises by their launches and by what all but the last have to spare, up to the room as the last
+    one's arithmetic begins; then comes what the last has to spare, or lacks. What only raises, and
+    leaves no more room one after the other, is one step of its sum:
+    min(b, min(a, lead + x) + y) = min(b, lead + x + y) where x, y >= 0 and a >= b.
     """
 
-    starts: Any  # [moves]: of each, among [launch, arithmetic] of row after row
-    ahead: Any  # [moves]: bytes that the port may be ahead by at its end
-    runs: tuple[tuple[int, int, int], ...]  # (first, last + 1, repeats)
+    first: Any  # [moves]: rows
+    last: Any  # [moves]: rows
+    within: Any  # [rows] of 0 and 1: not the last of its move
+    ahead: Any  # [2, moves]: bytes to be ahead by as the last's arithmetic begins, and as it ends
+    runs: tuple[tuple[int, int], ...]  # (moves, repeats)
+
+    def steps(
+        self, before: Any, slack: Any, rooms: tuple[list[float], list[float]]
+    ) -> Iterator[Step]:
+        """Of each move, in seconds.
+
+        before: [rows], of launches; slack: [rows], by which arithmetic takes longer than the port;
+        rooms: `Port.rooms` of `ahead`, as lists.
+        """
+        rises = np.add.reduceat(before + slack * self.within, self.first)
+        tops, caps = rooms
+        return zip(rises.tolist(), tops, slack.take(self.last).tolist(), caps, strict=True)
 
 
 def moves_of(runs: Sequence[windows.Run], ahead: Any, reads: Any) -> Moves:
     """The moves of rows that the port may be `ahead` [rows, 2] of, of which `reads` [rows] wait."""
-    ahead = ahead.ravel()
-    lowers = np.stack((np.zeros(len(reads), bool), reads), axis=1).ravel()
-    apart = np.ones(len(ahead), bool)
-    apart[1:] = lowers[1:] | lowers[:-1] | (ahead[1:] > ahead[:-1])
-    apart[[2 * run.start for run in runs]] = True
-    starts = np.flatnonzero(apart)
-    ends = np.append(starts[1:], len(ahead)) - 1
-    first = np.cumsum(apart) - 1  # the move of each step
+    begin, end = ahead.T
+    ends = reads | (end > begin)
+    ends[:-1] |= begin[1:] > end[:-1]
+    ends[[run.stop - 1 for run in runs]] = True
+    last = np.flatnonzero(ends)
     return Moves(
-        starts=starts,
-        ahead=ahead[ends],
-        runs=tuple(
-            (int(first[2 * run.start]), int(first[2 * run.stop - 1]) + 1, run.repeats)
-            for run in runs
-        ),
+        first=np.append(0, last[:-1] + 1),
+        last=last,
+        within=(~ends).astype(np.float64),
+        ahead=np.stack((begin[last], end[last])),
+        runs=tuple((int(ends[run.start : run.stop].sum()), run.repeats) for run in runs),
     )
 
 
@@ -150,12 +182,13 @@ def repeated(run: Run, times: Any, xp: Any = np) -> Run:
     """
     gain, low, high, least, edge = run
     more = times - 1
-    lowest = _within(low + more * gain, run, xp)
-    highest = _within(high + more * gain, run, xp)
+    moved = more * gain
+    lowest = xp.minimum(high, xp.maximum(low, low + moved))
+    highest = xp.minimum(high, xp.maximum(low, high + moved))
     forgets = low >= high  # where it begins does not matter: all repeats after the first are alike
-    downhill = xp.where(gain < 0, highest - high - more * gain, 0.0)
-    from_high = xp.where(forgets, more * _positive(edge - high, xp, 0.0), downhill)
-    from_low = more * _positive(edge - low, xp, 0.0)
+    downhill = xp.where(gain < 0, highest - high - moved, 0.0)
+    from_high = xp.where(forgets, more * xp.maximum(edge - high, 0.0), downhill)
+    from_low = more * xp.maximum(edge - low, 0.0)
     total = times * least + from_high
     return Run(
         gain=times * gain,
@@ -170,10 +203,6 @@ def stalls_of_cycle(run: Run, xp: Any = np, rounding: Any = 0.0) -> Any:
     """Seconds of stall in one of many repeats: the lead has settled where a repeat leaves it."""
     lead = xp.where(run.gain >= 0, run.high, run.low)
     return run.least + _positive(run.edge - lead, xp, rounding)
-
-
-def _within(x: Any, run: Run, xp: Any) -> Any:
-    return xp.minimum(run.high, xp.maximum(run.low, x))
 
 
 def _positive(x: Any, xp: Any, rounding: Any) -> Any:

@@ -7,8 +7,6 @@ those of every slower memory behind it that is reached in the same way. It is ke
 its work and its placement live.
 """
 
-import functools
-import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +20,7 @@ from emu.counted import (
     with_repeated_heads,
 )
 from emu.curves import Reads, reads_of
+from emu.kept import Kept
 from emu.linear import Linear, linear_of
 from emu.lookahead import Moves, moves_of
 from emu.mesh import Regions, regions
@@ -44,9 +43,7 @@ class Plan(NamedTuple):
     ahead: dict[int, Any]
     moves: dict[int, Moves]  # by such a port: those rows as few steps of its lead
     touched: Any  # [memories, rows]: whether it is waited for, which weights read ahead are not
-    faster: tuple[
-        tuple[float, ...], ...
-    ]  # [memories, memories]: the row's memory buffers in the column's
+    faster: tuple[tuple[int, ...], ...]  # of each memory, those that it passes through
     longest: int  # rows in a run, filled up to a power of two
     run_repeats: Any  # filled up to a power of two
     regions: Regions | None  # on a chip that is a mesh of cores
@@ -62,24 +59,15 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]
 
 
-_Key = tuple[int, int, int | None]
-_plans: dict[_Key, tuple[weakref.ref[Work], weakref.ref[Placement], Plan]] = {}
+_plans: Kept[Plan] = Kept()
 
 
 def plan_of(work: Work, placement: Placement, depth: int | None) -> Plan:
     """The plan of a placed work, for a stack that looks `depth` kernels ahead (None: any)."""
-    key = (id(work), id(placement), depth)
-    kept = _plans.get(key)
-    if kept is not None and kept[0]() is work and kept[1]() is placement:
-        return kept[2]
-    plan = _planned(work, placement, depth)
-    forget = functools.partial(_forget, key)
-    _plans[key] = (weakref.ref(work, forget), weakref.ref(placement, forget), plan)
+    plan = _plans.find(work, placement, by=depth)
+    if plan is None:
+        plan = _plans.keep(_planned(work, placement, depth), work, placement, by=depth)
     return plan
-
-
-def _forget(key: _Key, _: object) -> None:
-    _plans.pop(key, None)
 
 
 def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
@@ -128,7 +116,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         ahead=ahead,
         moves={j: moves_of(of.runs, ahead[j], carried[0, :, j] > 0) for j in off_chip},
         touched=touched,
-        faster=tuple(map(tuple, (through - np.eye(len(memories))).tolist())),
+        faster=tuple(tuple(j for j in range(i) if through[i, j]) for i in range(len(memories))),
         longest=_power_of_two(max(run.stop - run.start for run in of.runs)),
         run_repeats=repeats,
         regions=on_mesh,
@@ -139,6 +127,7 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
         linear=linear_of(
             of,
             port_bytes=port_bytes,
+            off_chip=off_chip,
             cache_bytes=cache_bytes,
             entering=of.bytes[:2].sum((0, 2)),
             unpacked=unpacking,

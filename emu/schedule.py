@@ -67,6 +67,11 @@ class Schedule:
         """How often each row runs in the whole step."""
         return self.calls * self.repeats
 
+    @functools.cached_property
+    def groups(self) -> tuple[int, ...]:
+        """How many ranks exchange data with each other, each number once."""
+        return tuple(dict.fromkeys(sent.group for sent in self.collectives))
+
 
 def schedule(work: Work, placement: Placement, depth: int | None) -> Schedule:
     """The arrays of a work whose leaves live where the placement says.

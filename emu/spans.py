@@ -12,18 +12,21 @@ import numpy as np
 
 from emu.clocked import Clocked
 from emu.errors import EmuError
-from emu.schedule import Row, Schedule
+from emu.planning import Plan
+from emu.rates import Rated
+from emu.schedule import Row
 from emu.system import System
 from emu.timeline import Span
 
 _MOST = 200_000  # kernels
 
 
-def build_spans(of: Schedule, system: System, at: Clocked) -> tuple[Span, ...]:
+def build_spans(plan: Plan, rates: Rated, system: System, at: Clocked) -> tuple[Span, ...]:
     """Spans of the whole step, by resource and then by time.
 
     Raises EmuError for steps of more kernels than anybody can look at.
     """
+    of = plan.schedule
     order = np.concatenate(
         [np.tile(np.arange(run.start, run.stop), run.repeats) for run in of.runs]
         if of.calls * of.repeats.sum() <= _MOST
@@ -37,9 +40,12 @@ def build_spans(of: Schedule, system: System, at: Clocked) -> tuple[Span, ...]:
     order = np.tile(order, of.calls)
     per_step_s = float(at.per_step)
     port = max(at.waits, key=lambda j: float(at.waits[j])) if at.waits else None
-    played = _played(at, order, None if port is None else at.feeds[port])
+    feeding = None
+    if port is not None:
+        feeding = at.feeds[port], rates.ports[port].rooms(plan.ahead[port])
+    played = _played(at, order, feeding)
     spans = list(_of_step(per_step_s))
-    spans += _of_kernels(of, system, at, order, played, port, per_step_s)
+    spans += _of_kernels(plan, system, at, order, played, port, per_step_s)
     if port is not None:
         name = system.chip.memories[port].name
         spans += _of_feed(of.rows, name, per_step_s, order, played)
@@ -91,7 +97,7 @@ def _of_step(taken: float) -> Iterator[Span]:
 
 
 def _of_kernels(
-    of: Schedule,
+    plan: Plan,
     system: System,
     at: Clocked,
     order: Any,
@@ -101,11 +107,14 @@ def _of_kernels(
 ) -> Iterator[Span]:
     columns = [("compute", at.compute), ("link", at.exchange)]
     columns += [
-        (memory.name, at.at_run[j]) for j, memory in enumerate(system.chip.memories) if j != port
+        (system.chip.memories[j].name, seconds)
+        for j, seconds in zip(plan.linear.ports, at.at_run, strict=True)
+        if j != port
     ]
+    rows = plan.schedule.rows
+    crossings = np.zeros(len(rows)) if at.crossing is None else at.crossing
     for n, i in enumerate(order):
-        row = of.rows[i]
-        crossing = at.crossing[i]
+        row, crossing = rows[i], crossings[i]
         if at.before[i] > crossing:
             yield _span(row, "overhead", offset + played.launch[n], at.before[i] - crossing)
         if crossing > 0:

@@ -25,13 +25,13 @@ import collections
 import dataclasses
 import functools
 import math
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from emu.busiest import busiest_distinct, busiest_pairs, expected_distinct
 from emu.errors import EmuError
 from emu.jaxprs import bits_of
+from emu.kept import Kept
 from emu.ranks import Ranks
 from emu.splits import Chosen, Split, choose
 from emu.stacks import Stack
@@ -60,8 +60,7 @@ class Spread:
         }
 
 
-_Key = tuple[int, Ranks, tuple[Split, ...], bool, bool, bool, bool]
-_made: dict[_Key, tuple[weakref.ref[Work], Spread]] = {}
+_made: Kept[Spread] = Kept()
 
 
 def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
@@ -85,8 +84,7 @@ def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
             )
         ranks = Ranks(data=system.data)
     stack = system.software
-    key = (
-        id(work),
+    decides = (
         ranks,
         tuple(splits),
         stack.pads,
@@ -94,16 +92,10 @@ def spread(work: Work, system: System, splits: Sequence[Split] = ()) -> Spread:
         stack.cache_by_sequence,
         stack.head_whole,
     )
-    kept = _made.get(key)
-    if kept is not None and kept[0]() is work:
-        return kept[1]
-    made = _spread(work, ranks, tuple(splits), stack)
-    _made[key] = (weakref.ref(work, functools.partial(_forget, key)), made)
+    made = _made.find(work, by=decides)
+    if made is None:
+        made = _made.keep(_spread(work, ranks, tuple(splits), stack), work, by=decides)
     return made
-
-
-def _forget(key: _Key, _: object) -> None:
-    _made.pop(key, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

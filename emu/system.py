@@ -16,6 +16,7 @@ from emu.ranks import Ranks, layout
 from emu.records import pytree
 from emu.stacks import Stack, stack
 
+_PLAIN = (float, int, np.number)
 DEGREES = ("tensor", "pipeline", "expert", "data")
 
 
@@ -68,21 +69,17 @@ class System:
     @functools.cached_property
     def is_plain(self) -> bool:
         """Whether all numbers that the clock uses are plain, none traced."""
-        chip, link_numbers = self.chip, []
-        for link in chip.links:
-            link_numbers += [link.bandwidth_bytes_per_s, link.latency_s, link.achieved_share]
-            link_numbers += [link.streamed_share, link.streamed_start_s]
-            link_numbers += link.small_allreduce_s.values()
-        used = [number for _, number in self.software.numbers]
+        chip = self.chip
+        used = [chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s]
+        used += [number for _, number in self.software.numbers]
+        used += chip.peak_flops_per_s.values()
         for m in chip.memories:
             used += [m.bandwidth_bytes_per_s, m.latency_s, m.capacity_bytes, m.achieved_share]
-        used += [*chip.peak_flops_per_s.values(), *link_numbers]
-        used += [chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s]
-        return all(
-            isinstance(number.value, int | float | np.number)
-            for number in used
-            if number is not None
-        )
+        for link in chip.links:
+            used += [link.bandwidth_bytes_per_s, link.latency_s, link.achieved_share]
+            used += [link.streamed_share, link.streamed_start_s]
+            used += link.small_allreduce_s.values()
+        return all(number is None or isinstance(number.value, _PLAIN) for number in used)
 
     @property
     def chips_per_replica(self) -> int:

@@ -26,6 +26,7 @@ prefetched and resident bytes for the on-chip memory's space.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,19 +34,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emu import exchanges, lookahead
+from emu import lookahead
 from emu.breakdown import breakdown
-from emu.chips import Chip, Memory
 from emu.clocked import Clocked
 from emu.curves import least_seconds
 from emu.errors import EmuError
-from emu.exchanges import Way
-from emu.linear import Rates
+from emu.kept import Kept
 from emu.lookahead import NOTHING, Moves
 from emu.mesh import crossing_seconds
 from emu.placement import Placement
 from emu.planning import Plan, plan_of
-from emu.scalars import Scalars
+from emu.rates import Rated, rated
+from emu.scalars import Scalars, total
 from emu.spans import build_spans
 from emu.system import System
 from emu.timeline import Timeline
@@ -73,11 +73,19 @@ def predict(work: Work, system: System, placement: Placement, *, smooth: float =
     """
     if not 0.0 <= smooth < 1.0:
         raise EmuError(f"predict: smooth must be from 0 to below 1, not {smooth}")
-    check(system, placement)
-    plan = plan_of(work, placement, system.software.prefetch_kernels)
-    if system.is_plain:
-        return _timeline(plan, system, np, smooth)
-    return _traced(plan, system, smooth)
+    if not system.is_plain:
+        check(system, placement)
+        plan = plan_of(work, placement, system.software.prefetch_kernels)
+        return _traced(plan, system, smooth)
+    known = _known.find(work, system, placement)
+    if known is None:
+        check(system, placement)
+        plan = plan_of(work, placement, system.software.prefetch_kernels)
+        known = _known.keep((plan, rated(plan, system)), work, system, placement)
+    return _timeline(*known, system, np, smooth)
+
+
+_known: Kept[tuple[Plan, Rated]] = Kept()  # of plain numbers
 
 
 def _traced(plan: Plan, system: System, smooth: float) -> Timeline:
@@ -91,7 +99,8 @@ def _traced(plan: Plan, system: System, smooth: float) -> Timeline:
 
     def timeline(*numbers: Any) -> Timeline:
         wide = [jnp.asarray(number, jnp.float64) for number in numbers]
-        return _timeline(plan, jax.tree_util.tree_unflatten(structure, wide), jnp, smooth)
+        traced = jax.tree_util.tree_unflatten(structure, wide)
+        return _timeline(plan, rated(plan, traced, jnp), traced, jnp, smooth)
 
     if jnp.result_type(float) == jnp.float64:
         return timeline(*numbers)
@@ -135,12 +144,12 @@ def check(system: System, placement: Placement) -> None:
         )
 
 
-def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
-    clocked = clock(plan, system, xp, smooth)
+def _timeline(plan: Plan, rates: Rated, system: System, xp: Any, smooth: float) -> Timeline:
+    clocked = clock(plan, rates, system, xp, smooth)
     power = system.chip.power_w
     build = None
     if xp is np:
-        build = functools.partial(build_spans, plan.schedule, system, clocked)
+        build = functools.partial(build_spans, plan, rates, system, clocked)
     return Timeline(
         seconds=clocked.seconds,
         breakdown=breakdown(plan.schedule, clocked, xp),
@@ -151,112 +160,53 @@ def _timeline(plan: Plan, system: System, xp: Any, smooth: float) -> Timeline:
     )
 
 
-def clock(plan: Plan, system: System, xp: Any = np, smooth: float = 0.0) -> Clocked:
+def clock(plan: Plan, rates: Rated, system: System, xp: Any = np, smooth: float = 0.0) -> Clocked:
     """The seconds of a plan's rows, and of the whole step."""
-    of, chip, stack = plan.schedule, system.chip, system.software
-    per_chip = 1 if system.ranks is None else system.ranks.per_chip
-    bandwidths = [bandwidth_of(m, system) / per_chip for m in chip.memories]
-    found = plan.linear.seconds(_rates(plan, system, bandwidths, xp), xp)
-    compute, exchange, at_run, in_all = found.compute, found.exchange, found.at_run, found.in_all
-    before, crossing = found.before, np.zeros(len(of.rows))
+    of, chip = plan.schedule, system.chip
+    found = plan.linear.seconds(rates.seconds, xp)
+    compute, exchange, at_run = found.compute, found.exchange, found.at_run
+    before, crossing = found.before, None
     if plan.regions is not None:
         # A region of a mesh has its share of the chip; what is off it comes over one port for all.
         share = plan.regions.share
-        near = np.array([m.placement == "on-chip" for m in chip.memories])
-        slower = np.where(near[:, None], 1.0 / share, 1.0)
-        compute, at_run, in_all = compute / share, at_run * slower, in_all * slower
+        slower = [1.0 / share if m.placement == "on-chip" else 1.0 for m in chip.memories]
+        compute = compute / share
+        at_run = [seconds * slower[j] for j, seconds in zip(plan.linear.ports, at_run, strict=True)]
         mesh = chip.mesh
         assert mesh is not None
         at = plan.regions
-        crossing = crossing_seconds(share, at.crossings, at.vector_bytes, mesh, stack, xp)
+        crossing = crossing_seconds(share, at.crossings, at.vector_bytes, mesh, system.software, xp)
         before = before + crossing
-    others = [compute, exchange, found.entry, *least_seconds(plan.reads, system, xp)]
-    busy = greatest(xp, smooth, [*others, *at_run])
-    needed = greatest(xp, 0.0, [*others, *in_all])
-    in_a_call = xp.dot(of.repeats, before + busy)
-    feeds = {}
+    takes = [compute, exchange, found.entry, *least_seconds(plan.reads, system, xp), *at_run]
+    most = greatest(xp, 0.0, takes)
+    busy = greatest(xp, smooth, takes) if smooth else most
+    launching, running = total(before, of.times, xp), total(busy, of.times, xp)
+    feeds = dict(zip(plan.off_chip, found.in_all, strict=True))
     waits = {}
-    for j in plan.off_chip:
-        buffer = buffer_bytes(plan.faster[j], system, Scalars if xp is np else xp)
-        feed = in_all[j]
-        caps = xp.minimum(plan.ahead[j], buffer) / bandwidths[j]
-        feeds[j] = (feed, caps)
-        if system.is_plain and not smooth:
-            rooms = np.minimum(plan.moves[j].ahead, buffer) / bandwidths[j]
-            stalls = _stalls_of_plain(plan.moves[j], before, busy - feed, rooms)
+    for j, feed in feeds.items():
+        slack = busy - feed
+        if xp is np and not smooth:
+            stalls = _stalls_of_plain(plan.moves[j], before, slack, rates.rooms[j])
         else:
-            rounding = smooth * in_a_call / of.repeats.sum() if smooth else 0.0
-            stalls = _stalls(plan, before, busy - feed, caps, xp, rounding)
+            rounding = smooth * (launching + running) / of.times.sum() if smooth else 0.0
+            rooms = rates.ports[j].rooms(plan.ahead[j], xp)
+            stalls = _stalls(plan, before, slack, rooms, xp, rounding)
         waits[j] = of.calls * stalls
-    per_step = per_step_seconds(plan, system)
+    most_waited = functools.reduce(Scalars.maximum if xp is np else xp.maximum, waits.values(), 0.0)
     return Clocked(
-        seconds=functools.reduce(xp.maximum, waits.values(), 0.0) + of.calls * in_a_call + per_step,
-        per_step=per_step,
+        seconds=most_waited + (launching + running) + rates.per_step_s,
+        per_step=rates.per_step_s,
+        launching=launching,
         before=before,
         crossing=crossing,
         busy=busy,
         compute=compute,
         exchange=exchange,
-        needed=needed,
+        needed=functools.reduce(xp.maximum, found.in_all, most),
         by_kind=found.by_kind,
         at_run=at_run,
         feeds=feeds,
         waits=waits,
-    )
-
-
-def _rates(plan: Plan, system: System, bandwidths: Sequence[Any], xp: Any) -> Rates:
-    """Seconds of one of each thing that the plan counts."""
-    chip, stack, xp = system.chip, system.software, Scalars if xp is np else xp
-    per_chip = 1 if system.ranks is None else system.ranks.per_chip
-    rate = chip.weight_entry_bytes_per_s
-    per_kernel = stack.per_kernel_s.value
-    if stack.as_measured and chip.kernel_s is not None:
-        per_kernel = per_kernel + chip.kernel_s.value
-    per_weight = 0.0
-    if plan.unpacks:
-        per_weight = stack.unpack_flops.value * per_chip / chip.peak("float32").value
-    slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
-    reached = stack.compute_share.value / per_chip
-    sent = plan.schedule.collectives
-    ways = {group: way_of(group, system) for group in {c.group for c in sent}}
-    latencies = [m.latency_s.value for m in chip.memories]
-    exposed = stack.exposed_latency.value
-    return Rates(
-        byte=[1.0 / bandwidth for bandwidth in bandwidths],
-        cache_byte=[slower / bandwidth for bandwidth in bandwidths],
-        flop=[1.0 / (peak * reached) for peak in peaks_of(plan.schedule.flop_kinds, chip)],
-        exchange=[
-            exchange_seconds(c.kind, ways[c.group], float(c.bytes), system, xp) for c in sent
-        ],
-        entering=[0.0 if rate is None else per_chip / rate.value],
-        launch=[per_kernel],
-        unpacked=[per_weight],
-        late=[stack.per_unpack_s.value],
-        latency=[
-            exposed * functools.reduce(xp.maximum, [latencies[j] for j in waited], 0.0)
-            for waited in plan.linear.waited
-        ],
-    )
-
-
-def buffer_bytes(buffers: Sequence[Any], system: System, xp: Any) -> Any:
-    """What may be fetched ahead into the faster memories, of which `buffers` are."""
-    per_chip = 1 if system.ranks is None else system.ranks.per_chip
-    most = system.software.prefetch_bytes.value
-    for memory, is_one in zip(system.chip.memories, buffers, strict=True):
-        if is_one:
-            most = xp.minimum(most, memory.capacity_bytes.value / per_chip)
-    return most
-
-
-def per_step_seconds(plan: Plan, system: System) -> Any:
-    """What the stack takes once a step, for its tokens, and for its layers of experts."""
-    stack = system.software
-    return (
-        stack.per_step_s.value
-        + plan.tokens * stack.per_sequence_s.value
-        + plan.routed_layers * stack.per_routing_s.value
     )
 
 
@@ -277,15 +227,14 @@ def _stalls(plan: Plan, before: Any, slack: Any, caps: Any, xp: Any, rounding: A
 
 def _stalls_of_plain(moves: Moves, before: Any, slack: Any, rooms: Any) -> float:
     """`_stalls` of plain numbers, exactly and without an array for each step."""
-    steps = np.array((before, slack)).T.ravel()
-    slacks, caps = np.add.reduceat(steps, moves.starts).tolist(), rooms.tolist()
+    steps = moves.steps(before, slack, rooms)
     nothing = cycle = lookahead.Run(*NOTHING)
-    for start, stop, repeats in moves.runs:
+    for count, repeats in moves.runs:
+        run = itertools.islice(steps, count)
         if repeats == 1:
-            cycle = lookahead.followed_by(cycle, slacks[start:stop], caps[start:stop])
+            cycle = lookahead.followed_by(cycle, run)
             continue
-        once = lookahead.followed_by(nothing, slacks[start:stop], caps[start:stop])
-        again = lookahead.repeated(once, repeats, Scalars)
+        again = lookahead.repeated(lookahead.followed_by(nothing, run), repeats, Scalars)
         cycle = lookahead.then(cycle, again, Scalars)
     return float(lookahead.stalls_of_cycle(cycle, Scalars))
 
@@ -300,54 +249,6 @@ def _laid_out(plan: Plan, field: Any, nothing: float, xp: Any) -> Any:
     ]
     lines += [np.full(plan.longest, nothing)] * (len(plan.run_repeats) - len(lines))
     return xp.stack(lines)
-
-
-def bandwidth_of(memory: Memory, system: System) -> Any:
-    """Bytes per second that the system's software reaches in one chip's memory."""
-    return memory.bandwidth_bytes_per_s.value * system.software.share_of(memory)
-
-
-def peaks_of(kinds: Sequence[tuple[str, bool]], chip: Chip) -> list[Any]:
-    """FLOP/s for each kind: a dtype, and whether it is of products.
-
-    Elementwise arithmetic in a dtype that the chip states no peak for is taken to go at the lowest
-    that it states. Weights in float4 meet activations in bfloat16 where the chip does not multiply
-    float4: kernels widen them to that, not to float8.
-    """
-    peaks = []
-    for dtype, dot in kinds:
-        widened = dot and dtype.startswith("float4") and "float4" not in chip.peak_flops_per_s
-        try:
-            peaks.append(chip.peak("bfloat16" if widened else dtype).value)
-        except EmuError:
-            if dot or not chip.peak_flops_per_s:
-                raise
-            stated = [peak.value for peak in chip.peak_flops_per_s.values()]
-            peaks.append(functools.reduce(_lower, stated))
-    return peaks
-
-
-def _lower(a: Any, b: Any) -> Any:
-    plain = isinstance(a, (*_NUMBERS, np.ndarray)) and isinstance(b, (*_NUMBERS, np.ndarray))
-    return np.minimum(a, b) if plain else jnp.minimum(a, b)
-
-
-def exchange_seconds(kind: str, way: Way, sent_bytes: Any, system: System, xp: Any) -> Any:
-    """Seconds of exchanges under the system's software, in a group of which `way` is."""
-    return system.software.per_exchange_s.value + exchanges.seconds(way, kind, sent_bytes, xp)
-
-
-def way_of(group: int, system: System) -> Way:
-    """The way between a group of the system's ranks."""
-    stack = system.software
-    return exchanges.way_of(
-        system.chip,
-        group,
-        per_chip=1 if system.ranks is None else system.ranks.per_chip,
-        share=stack.link_share.value,
-        as_measured=stack.as_measured,
-        two_dimensional=stack.lays_out_2d,
-    )
 
 
 def greatest(xp: Any, smooth: Any, terms: Sequence[Any]) -> Any:

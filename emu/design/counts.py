@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     flop_kinds: tuple[tuple[str, bool], ...]
     exchanges: tuple[tuple[str, int], ...]  # (kind, group)
     off_chip: tuple[int, ...]  # memories that are read ahead
-    faster: tuple[tuple[float, ...], ...]  # [memories, memories], as in a `Plan`
+    faster: tuple[tuple[int, ...], ...]  # of each memory, as in a `Plan`
     is_mesh: bool
 
 

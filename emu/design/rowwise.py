@@ -19,10 +19,11 @@ from emu import lookahead
 from emu.design.counts import Array, Layout, totals_of
 from emu.lookahead import NOTHING, Run
 from emu.mesh import crossing_seconds, share_of
+from emu.rates import bandwidth_of, buffer_bytes, exchange_seconds, peaks_of, way_of
 from emu.schedule import KINDS
 from emu.system import System
 from emu.timeline import PARTS
-from emu.timing import bandwidth_of, buffer_bytes, exchange_seconds, greatest, peaks_of, way_of
+from emu.timing import greatest
 
 
 class Steps(NamedTuple):
@@ -143,7 +144,7 @@ class _Rates:
         self.smooth, self.rounding = smooth, rounding
         self.per_chip = 1 if system.ranks is None else system.ranks.per_chip
         self.per_step = stack.per_step_s.value
-        self.per_byte = [self.per_chip / bandwidth_of(m, system) for m in chip.memories]
+        self.per_byte = [self.per_chip / bandwidth_of(m, stack) for m in chip.memories]
         self.cache_slower = 1.0 / stack.cache_share.value - 1.0
         self.per_flop = [
             self.per_chip / (peak * stack.compute_share.value)

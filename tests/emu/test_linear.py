@@ -27,15 +27,16 @@ def test_every_count_meets_its_own_rate():
         late=[5.0],
         latency=[13.0] * len(plan.linear.waited),
     )
-    found = plan.linear.seconds(rates, np)
+    found = plan.linear.seconds(rates.row(np), np)
     assert plan.linear.waited == ((),)  # weights alone are read, and those ahead
     close = chex.assert_trees_all_close
     close(found.compute, np.array([20.0, 40.0, 0.0]))
     close(found.exchange, np.array([0.0, 0.0, 11.0]))
     close(found.entry, np.array([150.0, 100.0, 0.0]))
     # Through SRAM comes what is in HBM; HBM's port has read it before a kernel runs.
-    close(found.at_run, np.array([[0.3, 0.2, 0.0], [0.0, 0.0, 0.0]]))
-    close(found.in_all, np.array([[0.3, 0.2, 0.0], [300.0, 200.0, 0.0]]))
+    assert (plan.linear.ports, plan.off_chip) == ((0, 1), (1,))
+    close(found.at_run, [np.array([0.3, 0.2, 0.0]), np.zeros(3)])
+    close(found.in_all, [np.array([300.0, 200.0, 0.0])])
     close(found.by_kind, np.array([[300.0, 200.0, 0.0], [0.0] * 3, [0.0] * 3]))
     # Launch and latency, and of the products whose weights are int8 the unpacking.
     close(found.before, np.array([16.0 + 3.0 + 5.0, 16.0 + 2.0 + 5.0, 16.0]))

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,8 +44,9 @@ def test_a_run_folded_pairwise_is_the_recursion(kernels, lead):
 
 @given(KERNELS, KERNELS, st.integers(0, 9))
 def test_one_by_one_it_is_the_same(kernels, more, lead):
-    slacks, caps = zip(*more, strict=True)
-    run = lookahead.followed_by(folded(kernels), slacks, caps)
+    steps = iter([(0.0, 9.0, slack, cap) for slack, cap in more])
+    run = lookahead.followed_by(folded(kernels), steps)
+    assert next(steps, None) is None
     assert after(run, lead) == played([*kernels, *more], lead)
 
 
@@ -62,24 +65,36 @@ def test_few_moves_are_the_recursion_of_many_kernels(rows, cut, lead):
     moves = lookahead.moves_of(
         runs, np.array([row[3:] for row in rows], np.float64), np.array([row[2] for row in rows])
     )
-    steps = np.array([row[:2] for row in rows], np.float64).ravel()
-    slacks = np.add.reduceat(steps, moves.starts).tolist()
+    before, slack = np.array([row[:2] for row in rows], np.float64).T
     run = Run(*NOTHING)
-    for start, stop, repeats in moves.runs * 2:  # the same again, as a step follows a step
-        for _ in range(repeats):
-            run = lookahead.followed_by(run, slacks[start:stop], moves.ahead[start:stop].tolist())
+    for _ in range(2):  # the same again, as a step follows a step
+        steps = moves.steps(before, slack, moves.ahead.tolist())
+        for count, repeats in moves.runs:
+            part = list(itertools.islice(steps, count))
+            for _ in range(repeats):
+                run = lookahead.followed_by(run, iter(part))
+        assert next(steps, None) is None
     each = [[(b, c0), (s, c1)] for b, s, _, c0, c1 in rows]
     kernels = [k for row in each[:cut] * 3 + each[cut:] for k in row]
     assert after(run, lead) == played(kernels * 2, lead)
 
 
-def test_kernels_that_read_nothing_are_one_move():
+def test_kernels_that_read_nothing_are_one_move_with_the_next_that_reads():
     rooms = np.full((5, 2), 7.0)
     runs = [Run_(start=0, stop=4, repeats=2), Run_(start=4, stop=5, repeats=1)]
     moves = lookahead.moves_of(runs, rooms, np.array([False, False, True, False, False]))
-    # The launches of the first three with the arithmetic of two; the third's; the rest of its run.
-    assert moves.starts.tolist() == [0, 5, 6, 8]
-    assert moves.runs == ((0, 3, 2), (3, 4, 1))
+    assert moves.first.tolist() == [0, 3, 4]
+    assert moves.last.tolist() == [2, 3, 4]
+    assert moves.runs == ((2, 2), (1, 1))
+    before, slack = np.array([1.0, 1.0, 1.0, 0.0, 0.0]), np.array([10.0, 20.0, -5.0, 2.0, 3.0])
+    first, *_ = moves.steps(before, slack, moves.ahead.tolist())
+    assert first == (33.0, 7.0, -5.0, 7.0)
+
+
+def test_room_that_grows_ends_a_move():
+    rooms = np.array([[1.0, 1.0], [2.0, 2.0], [2.0, 3.0], [3.0, 3.0]])
+    moves = lookahead.moves_of([Run_(start=0, stop=4, repeats=1)], rooms, np.zeros(4, bool))
+    assert moves.last.tolist() == [0, 2, 3]
 
 
 @given(KERNELS, st.integers(1, 7), st.integers(0, 9))
