@@ -17,11 +17,10 @@ from emu.exchanges import Way
 from emu.linear import Rates
 from emu.lookahead import Port
 from emu.planning import Plan
+from emu.records import is_number
 from emu.scalars import Scalars
 from emu.stacks import Stack
 from emu.system import System
-
-_NUMBERS = (int, float, np.number)
 
 
 class Rated(NamedTuple):
@@ -146,7 +145,7 @@ def _served(kinds: tuple[tuple[str, bool], ...], stated: tuple[str, ...]) -> tup
 
 
 def _lower(a: Any, b: Any) -> Any:
-    plain = isinstance(a, (*_NUMBERS, np.ndarray)) and isinstance(b, (*_NUMBERS, np.ndarray))
+    plain = all(is_number(one) or isinstance(one, np.ndarray) for one in (a, b))
     return np.minimum(a, b) if plain else jnp.minimum(a, b)
 
 

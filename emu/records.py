@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
+_NUMBERS = (float, int, np.number)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, and neither traced nor an array."""
+    return isinstance(value, _NUMBERS)
 
 
 def pytree(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:

@@ -16,7 +16,7 @@ from typing import Any
 from emu.chips import Memory, Sourced
 from emu.errors import EmuError
 from emu.fitted import Fitted, fitted, for_stack
-from emu.records import pytree
+from emu.records import is_number, pytree
 from emu.rules import nearest
 
 _STATIC = (
@@ -115,6 +115,11 @@ class Stack:
         """All its numbers, by name."""
         names = (field.name for field in dataclasses.fields(self) if field.name not in _STATIC)
         return tuple((name, getattr(self, name)) for name in names)
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether none of them is traced."""
+        return all(is_number(number.value) for _, number in self.numbers)
 
     def share_of(self, memory: Memory) -> Any:
         """The share of its bandwidth that is reached in a memory."""

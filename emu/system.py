@@ -8,15 +8,12 @@ pytree's leaves.
 import dataclasses
 import functools
 
-import numpy as np
-
 from emu.chips import Chip
 from emu.errors import EmuError
 from emu.ranks import Ranks, layout
-from emu.records import pytree
+from emu.records import is_number, pytree
 from emu.stacks import Stack, stack
 
-_PLAIN = (float, int, np.number)
 DEGREES = ("tensor", "pipeline", "expert", "data")
 
 
@@ -71,7 +68,6 @@ class System:
         """Whether all numbers that the clock uses are plain, none traced."""
         chip = self.chip
         used = [chip.weight_entry_bytes_per_s, chip.power_w, chip.kernel_s]
-        used += [number for _, number in self.software.numbers]
         used += chip.peak_flops_per_s.values()
         for m in chip.memories:
             used += [m.bandwidth_bytes_per_s, m.latency_s, m.capacity_bytes, m.achieved_share]
@@ -79,7 +75,8 @@ class System:
             used += [link.bandwidth_bytes_per_s, link.latency_s, link.achieved_share]
             used += [link.streamed_share, link.streamed_start_s]
             used += link.small_allreduce_s.values()
-        return all(number is None or isinstance(number.value, _PLAIN) for number in used)
+        stated = (number.value for number in used if number is not None)
+        return self.software.is_plain and all(map(is_number, stated))
 
     @property
     def chips_per_replica(self) -> int:

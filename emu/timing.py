@@ -51,8 +51,6 @@ from emu.system import System
 from emu.timeline import Timeline
 from emu.work import Work
 
-_NUMBERS = (int, float, np.number)
-
 
 def predict(work: Work, system: System, placement: Placement, *, smooth: float = 0.0) -> Timeline:
     """One step's seconds, breakdown, traffic and energy.

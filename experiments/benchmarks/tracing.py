@@ -6,6 +6,7 @@ most memory that was held is for this model alone:
     python -m experiments.benchmarks.tracing llama-3.1-405b     # one such process
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -29,7 +30,8 @@ MODELS = {
 CHIP = "h200"
 STACKS = ("ideal", "jax-llm-examples")  # which fetch any number of kernels ahead, and one
 RUNS = 5
-WARM_CALLS = 300
+WARM_CALLS = 1500
+NEW_CALLS = 300  # each on a system of its own
 # What users were promised.
 MOST_S = 2.0
 MOST_BYTES = 1e9
@@ -39,7 +41,12 @@ COLD = ("--model=llama-3.1-70b", "--weights=fp8", "--chip=h100", "--context=2000
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Seconds and bytes of a first prediction, seconds of a warm one, and of the whole command."""
+    """Seconds and bytes of a first prediction, seconds of a warm one, and of the whole command.
+
+    Warm is the same work, placement and system again (`predict_warm`), or a system whose bandwidth
+    nobody has asked for before (`predict_new_system`).
+    """
+    warm: dict[str, list[float]] = {}
     for model in MODELS:
         runs = [_in_a_fresh_process(model) for _ in range(RUNS)]
         seconds = [run["seconds"] for run in runs]
@@ -47,9 +54,13 @@ def rows() -> Iterator[dict[str, Any]]:
         most = [run["most_bytes"] / 1e6 for run in runs]
         yield _row(f"trace_and_predict_memory_{model}", most, "MB", MOST_BYTES / 1e6, RUNS)
         for stack in STACKS:
-            warm = [run[stack] * 1e6 for run in runs]
-            name = f"predict_warm_{stack}_{model}"
-            yield _row(name, warm, "us", MOST_WARM_S * 1e6, RUNS * WARM_CALLS)
+            for kind, calls in (("warm", WARM_CALLS), ("new_system", NEW_CALLS)):
+                us = [run[f"{kind}_{stack}"] * 1e6 for run in runs]
+                name = f"{stack}_{model}"
+                yield _row(f"predict_{kind}_{name}", us, "us", MOST_WARM_S * 1e6, RUNS * calls)
+                if kind == "warm":
+                    warm[name] = us
+    yield _slowest(warm)
     yield _row("predict_command_cold", [_cold() for _ in range(RUNS)], "s", MOST_COLD_S, RUNS)
 
 
@@ -58,7 +69,7 @@ def once(model: str) -> dict[str, float]:
 
     Returns the seconds of the first prediction, from the model's name on, with modules imported;
     the most bytes that the process held, Python and JAX included; and, by stack, the median seconds
-    of a prediction after the first.
+    of a prediction after the first, of the same system and of new ones.
     """
     import emu  # noqa: PLC0415 (imported here, before the clock starts)
     from experiments.steps_traced import decode_work  # noqa: PLC0415
@@ -73,13 +84,25 @@ def once(model: str) -> dict[str, float]:
         emu.predict(work, system, placement)
         if not found:
             found = {"seconds": time.perf_counter() - start, "most_bytes": float(_most_bytes())}
-        warm = []
-        for _ in range(WARM_CALLS):
-            start = time.perf_counter()
-            emu.predict(work, system, placement)
-            warm.append(time.perf_counter() - start)
-        found[stack] = float(np.median(warm))
+        new = [_with_bandwidth(system, 1.0 + i / 1e4) for i in range(1, NEW_CALLS + 1)]
+        for kind, asked in (("warm", [system] * WARM_CALLS), ("new_system", new)):
+            seconds = []
+            for one in asked:
+                start = time.perf_counter()
+                emu.predict(work, one, placement)
+                seconds.append(time.perf_counter() - start)
+            found[f"{kind}_{stack}"] = float(np.median(seconds))
     return found
+
+
+def _with_bandwidth(system: Any, times: float) -> Any:
+    """The system with so many times the bandwidth of its last memory."""
+    *faster, last = system.chip.memories
+    rate = last.bandwidth_bytes_per_s
+    rate = dataclasses.replace(rate, value=times * rate.value, low=None, high=None)
+    last = dataclasses.replace(last, bandwidth_bytes_per_s=rate)
+    chip = dataclasses.replace(system.chip, memories=(*faster, last))
+    return dataclasses.replace(system, chip=chip)
 
 
 def _most_bytes() -> int:
@@ -131,6 +154,15 @@ def _row(name: str, values: list[float], unit: str, most: float, samples: int) -
         "value_max": max(values),
         "samples": samples,
     }
+
+
+def _slowest(warm: dict[str, list[float]]) -> dict[str, Any]:
+    """The slowest case's row, with the medians of all beside it."""
+    slowest = max(warm, key=lambda name: float(np.median(warm[name])))
+    calls = len(warm[slowest]) * WARM_CALLS
+    row = _row("predict_warm_slowest", warm[slowest], "us", MOST_WARM_S * 1e6, calls)
+    medians = {name: float(np.median(us)) for name, us in warm.items()}
+    return {**row, "case": slowest, "medians_us": medians}
 
 
 if __name__ == "__main__":
