@@ -7,6 +7,7 @@ has a range, and on-chip memory is faster than off-chip memory.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from emu.chips import WIDER, Chip, Link, Memory, Sourced
@@ -22,6 +23,7 @@ class Bounds:
     least: float
     most: float
     slips: tuple[tuple[str, float], ...]  # likelier ones first
+    meant: float = math.inf  # at the most, where a slip is guessed at
 
 
 _BYTES = (("GB", 1e9), ("MB", 1e6), ("TB", 1e12))
@@ -44,7 +46,10 @@ BOUNDS["core_bandwidth_bytes_per_s"] = dataclasses.replace(
     BOUNDS["bandwidth_bytes_per_s"], least=1e7
 )
 BOUNDS["weight_entry_bytes_per_s"] = BOUNDS["bandwidth_bytes_per_s"]
-BOUNDS["small_allreduce_s"] = BOUNDS["latency_s"]
+# Between chips people think in microseconds, but for a few hundred, which are nanoseconds.
+BOUNDS["link_latency_s"] = dataclasses.replace(
+    BOUNDS["latency_s"], slips=(("us", 1e-6), ("ns", 1e-9)), meant=1e-4
+)
 
 
 def check_chip(chip: Chip) -> Chip:
@@ -83,9 +88,9 @@ def _check_link(where: str, link: Link) -> None:
     bandwidth = "bandwidth_bytes_per_s"
     bounds = BOUNDS[bandwidth if link.scope == "chips" else f"core_{bandwidth}"]
     _check(where, bandwidth, link.bandwidth_bytes_per_s, bounds)
-    _check(where, "latency_s", link.latency_s, BOUNDS["latency_s"])
+    _check(where, "latency_s", link.latency_s, BOUNDS["link_latency_s"])
     for seconds in link.small_allreduce_s.values():
-        _check(where, "small_allreduce_s", seconds, BOUNDS["small_allreduce_s"])
+        _check(where, "small_allreduce_s", seconds, BOUNDS["link_latency_s"])
 
 
 def _check(where: str, field: str, number: Any, bounds: Bounds) -> None:
@@ -107,7 +112,7 @@ def _check(where: str, field: str, number: Any, bounds: Bounds) -> None:
 def _meant(value: float, bounds: Bounds) -> str:
     """`; did you mean 80e9 (80 GB)?`, for the first unit that would make sense of it."""
     for unit, factor in bounds.slips:
-        if value > 0 and bounds.least <= value * factor <= bounds.most:
+        if value > 0 and bounds.least <= value * factor <= min(bounds.most, bounds.meant):
             meant = f"{value:g}e{f'{factor:.0e}'.split('e')[1]}".replace("e+0", "e")
             meant = meant.replace("e+", "e").replace("e-0", "e-")
             return f"; did you mean {meant} ({value:g} {unit})?"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from emu.capacity import Room, capacities, rooms
 from emu.chips import Memory
-from emu.errors import CapacityError, EmuError
+from emu.errors import CapacityError, EmuError, check_types
 from emu.filling import Filled, Policy, Residency, fill
 from emu.ranks import Ranks
 from emu.rules import Rule, nearest
@@ -112,6 +112,7 @@ def place(
         once and the share that the stack keeps for itself (`Stack.reserve_share`); it names the
         smallest number of chips, and the split over them, that would do.
     """
+    check_types("place", work=(work, Work), system=(system, System))
     splits = tuple(splits)
     filled = fill(work, system, rules, rooms(work, system, splits), activations)
     if filled.over and not allow_overflow:

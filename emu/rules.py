@@ -39,6 +39,8 @@ class Share:
 
 def ordered(rules: Iterable[Rule | Sequence[str]]) -> tuple[Rule, ...]:
     """The rules, given as `Rule`s or as (pattern, memory) pairs."""
+    if isinstance(rules, Rule):
+        raise EmuError(f"rules are a list, and {rules.pattern!r} is one of them: write [{rules!r}]")
     made = []
     for rule in rules:
         if not isinstance(rule, Rule) and (isinstance(rule, str) or len(rule) != 2):

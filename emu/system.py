@@ -38,6 +38,10 @@ class System:
     stack: Stack | str = "ideal"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.chip, Chip):
+            raise EmuError(
+                f"system: chip must be an emu.Chip, such as emu.chip('h100'), not {self.chip!r:.60}"
+            )
         for name in ("chips", *DEGREES):
             degree = getattr(self, name)
             if not isinstance(degree, int) or isinstance(degree, bool) or degree < 1:

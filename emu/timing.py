@@ -38,7 +38,7 @@ from emu import lookahead
 from emu.breakdown import breakdown
 from emu.clocked import Clocked
 from emu.curves import least_seconds
-from emu.errors import EmuError
+from emu.errors import EmuError, check_types
 from emu.kept import Kept
 from emu.lookahead import NOTHING, Moves
 from emu.mesh import crossing_seconds
@@ -71,14 +71,15 @@ def predict(work: Work, system: System, placement: Placement, *, smooth: float =
     """
     if not 0.0 <= smooth < 1.0:
         raise EmuError(f"predict: smooth must be from 0 to below 1, not {smooth}")
-    if not system.is_plain:
-        check(system, placement)
-        plan = plan_of(work, placement, system.software.prefetch_kernels)
-        return _traced(plan, system, smooth)
     known = _known.find(work, system, placement)
     if known is None:
+        check_types(
+            "predict", work=(work, Work), system=(system, System), placement=(placement, Placement)
+        )
         check(system, placement)
         plan = plan_of(work, placement, system.software.prefetch_kernels)
+        if not system.is_plain:
+            return _traced(plan, system, smooth)
         known = _known.keep((plan, rated(plan, system)), work, system, placement)
     return _timeline(*known, system, np, smooth)
 

@@ -81,6 +81,8 @@ def _trace(
     cache: Positions,
     hints: Hints,
 ) -> Work:
+    if not callable(fn):
+        raise EmuError(f"emu.trace: the function comes first, then its arguments, not {fn!r:.60}")
     roles = _roles(weights, cache, len(args))
     program = open_program(fn, args, trees=roles)
     stored, buffers = _inputs(program, roles, hints)

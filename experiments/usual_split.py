@@ -123,8 +123,10 @@ def _splits(chip: emu.Chip, asked: Asked, layers: int) -> Iterator[_Candidate]:
     for tensor in _tensors(chip, asked):
         for pipeline in _pipelines(chip, asked, layers):
             ranks = tensor * pipeline * asked.data
-            chips = asked.chips or (ranks // chip.cores if ranks % chip.cores == 0 else ranks)
             experts_apart = ranks * (asked.expert or 1)
+            # Groups of experts are of these ranks where those go into them, else each has its own.
+            apart = ranks if ranks % (asked.expert or 1) == 0 else experts_apart
+            chips = asked.chips or (apart // chip.cores if apart % chip.cores == 0 else apart)
             fixed = asked.tensor is not None and asked.pipeline is not None
             if not fixed and not {ranks, experts_apart} & {chips, chips * chip.cores}:
                 continue

@@ -81,6 +81,9 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(old, new, said):
         ("value = 4e12", "value = 3.35e20", "it must be from 1e+08 to 1e+18"),
         ("value = 400e-9", "value = 400", "latency_s value is 400 seconds"),
         ("value = 400e-9", "value = 400", "did you mean 400e-9 (400 ns)?"),
+        ("value = 1e-6, low = 0.5e-6, high = 3e-6", "value = 1, low = 1, high = 1", "1e-6 (1 us)?"),
+        ("value = 1e-6, low = 0.5e-6, high = 3e-6", "value = 300", "300e-9 (300 ns)?"),
+        ("value = 5e-6", "value = 5", "did you mean 5e-6 (5 us)?"),
         ("value = 400e-9", "value = 0", "is 0 seconds, which cannot be: it must be from 1e-10"),
         ("value = 800e12", "value = 800", "did you mean 800e12 (800 TFLOP/s)?"),
         ("value = 500,", "value = 1.2,", "did you mean 1.2e3 (1.2 kW)?"),
@@ -175,7 +178,7 @@ def test_a_chip_written_in_python_has_the_same_checks():
     with pytest.raises(EmuError, match=r"'hbm': capacity_bytes value is 80 .* 80e9 \(80 GB\)"):
         emu.check_chip(dataclasses.replace(chip, memories=(small,)))
     slow = dataclasses.replace(link, latency_s=number(2.0))
-    with pytest.raises(EmuError, match=r"link 'l': latency_s .* did you mean 2e-9 \(2 ns\)"):
+    with pytest.raises(EmuError, match=r"link 'l': latency_s .* did you mean 2e-6 \(2 us\)"):
         emu.check_chip(dataclasses.replace(chip, links=(slow,)))
     loose = dataclasses.replace(chip, power_w=number(500, kind="assumed"))
     with pytest.raises(EmuError, match="power_w is assumed, so it needs a range"):

@@ -235,8 +235,19 @@ def test_unknown_memories_and_policies_and_malformed_rules_are_refused():
         place(listed(), system(), [("**", "hbm", "sram")])
     with pytest.raises(EmuError, match=r"\(pattern, memory\) pair, not"):
         place(listed(), system(), ["**"])
+    with pytest.raises(EmuError, match=r"'\*\*' is one of them: write \[Rule\(pattern="):
+        place(listed(), system(), Rule("**", "hbm"))
     with pytest.raises(EmuError, match="name a memory"):
         Rule("**", "")
+
+
+def test_what_is_no_work_or_no_system_is_told():
+    with pytest.raises(EmuError, match=r"place: work must be an emu.Work, not of type System"):
+        place(system(), listed(), "off-chip")
+    with pytest.raises(EmuError, match=r"place: system must be an emu.System, not 'h100'"):
+        place(listed(), "h100", "off-chip")
+    with pytest.raises(EmuError, match=r"such as emu.chip\('h100'\), not 'h100'"):
+        System("h100")
 
 
 def test_policies():

@@ -170,6 +170,8 @@ def test_what_cannot_be_asked_is_refused():
         predict(Work(leaves=of.leaves, ops=(double,)), system, there)
     with pytest.raises(EmuError, match="touches 'w1', which the placement does not place"):
         predict(work((10, 10), (10, 10)), system, there)
+    with pytest.raises(EmuError, match=r"predict: system must be an emu.System, not of type Pl"):
+        predict(of, there, system)
     with pytest.raises(EmuError, match="smooth must be from 0 to below 1"):
         predict(of, system, there, smooth=1.0)
     with pytest.raises(EmuError, match="there is no stack 'idea'; the nearest is 'ideal'"):

@@ -238,6 +238,11 @@ def test_what_is_refused(arguments, message):
         trace(lambda x: x * 2, Shape((8,), F32), **arguments)
 
 
+def test_what_is_no_function():
+    with pytest.raises(EmuError, match="the function comes first, then its arguments, not 3"):
+        trace(3, Shape((8,), F32))
+
+
 def test_no_arguments_at_all():
     with pytest.raises(EmuError, match="no arguments are given; pass weights=None"):
         trace(lambda: jnp.zeros(3))

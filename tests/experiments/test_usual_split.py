@@ -49,6 +49,7 @@ def test_what_is_asked_is_kept() -> None:
     assert tried("groq-lpu-v1", chips=576, layers=32)[0] == (576, 32, 18)
     assert tried("tpu-v7", chips=4)[0] == (4, 8, 1)
     assert tried("b200", chips=8, expert=4)[0] == (8, 8, 1)
+    assert tried("b200", expert=4)[:3] == [(4, 4, 1), (4, 1, 1), (8, 8, 1)]
     with pytest.raises(ExperimentError, match="no split of h100 has --chips=5, --tensor=2"):
         tried("h100", chips=5, tensor=2)
 
