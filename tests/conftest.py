@@ -1,7 +1,18 @@
-"""Long files come first; what was skipped for want of hardware or of a tool is named at the end."""
+"""How tests are compiled and ordered, and what is said at their end.
 
+Compiling is most of what they take, and most of that is spent on making fast what runs once. So
+programs are compiled as quickly as XLA can, here and in the processes started from here, but where
+the fixture `compiled_in_full` asks for what users get: in tests with a real model.
+"""
+
+import gc
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # read when JAX is imported
+
+import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -34,6 +45,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
     assert all(path.exists() for path in rank), "LONGEST names a file that is not there"
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture
+def compiled_in_full() -> Iterator[None]:
+    """What the test compiles, and the commands that it starts, is as users have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_sessionfinish() -> None:
+    """Collects once. pytest does it five times more: seconds each, with all that JAX keeps."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,6 +21,7 @@ def example(number):
     return done
 
 
+@pytest.mark.usefixtures("compiled_in_full")
 def test_the_sweep_runs():
     found = example(1).stdout
     counts = dict(re.findall(r"^(\w+) +(\d+)$", found, flags=re.MULTILINE))
@@ -29,6 +30,7 @@ def test_the_sweep_runs():
     assert int(counts["weights"]) > 0
 
 
+@pytest.mark.usefixtures("compiled_in_full")
 def test_the_example_runs():
     done = example(0)
     assert re.search(r"layers/\*/kernel x2 +(llc|l2)", done.stdout)

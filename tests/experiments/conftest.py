@@ -11,7 +11,6 @@ import emu
 from emu import host_file
 from emu.machine import machine
 from emu.probe import Probed
-from tests.experiments.commands import QUICKLY
 
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 BUCKET = "results"
@@ -56,7 +55,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         plain = dataclasses.replace(here, products="plain")  # as several devices have them
         for one in (here, plain, dataclasses.replace(plain, flags=TWO_DEVICES)):
             host_file.write(one, made_up_host())
-    return {**os.environ, **QUICKLY, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
 
 
 def made_up_host() -> Probed:

@@ -86,6 +86,7 @@ def test_a_requantised_file_holds_the_same_weights(tmp_path, kind, tolerance):
     assert list(tmp_path.iterdir()) == [tmp_path / f"tiny_mixed.from-bench.{kind}.gguf"]
 
 
+@pytest.mark.usefixtures("compiled_in_full")
 def test_narrow_weights_mostly_choose_the_same_token():
     checkpoint = open_checkpoint(named.resolve(named.DEFAULT_MODEL))
     weights = {d: load_weights(checkpoint, d) for d in ("float32", "bfloat16", "int8")}

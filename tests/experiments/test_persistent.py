@@ -34,7 +34,7 @@ from models.cache import new_cache
 from models.config import DecoderConfig
 from models.shapes import shapes
 from models.steps import layer_step
-from tests.quickly import jit_quickly, quickly
+from tests.quickly import jit_quickly
 
 V5E = AbstractMesh(
     (), (), abstract_device=AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
@@ -64,7 +64,7 @@ def random_weights(dtype="float32"):
 @pytest.fixture
 def tpu():
     """A v5e as far as Pallas can tell, whose kernels its interpreter runs."""
-    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode(), quickly():
+    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode():
         yield
 
 

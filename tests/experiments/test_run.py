@@ -333,11 +333,12 @@ def executed_notebook(folder: Path, path: Path = NOTEBOOK) -> str:
 def test_killed_again_and_again_nothing_is_lost_or_doubled(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
+    flags = [*CLIFF, "--config.dtypes=('float32','int8')"]
     rng = random.Random(0)
     kept: list[dict[str, Any]] = []
     for number in range(4):
         process = subprocess.Popen(
-            command(tmp_path, *CLIFF),
+            command(tmp_path, *flags),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -347,7 +348,7 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
             wait_until(lambda: len(rows(tmp_path)) > len(kept) or process.poll() is not None)  # noqa: B023
             if number == 1:  # while one run is at it, a second one is refused
                 second = subprocess.run(
-                    command(tmp_path, *CLIFF),
+                    command(tmp_path, *flags),
                     capture_output=True,
                     text=True,
                     env=environment,
@@ -368,5 +369,5 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
         kept = now
     assert process.returncode == 0, errors
     keys = [row["key"] for row in kept]
-    assert len(keys) == len(set(keys)) == 21  # 3 dtypes, 3 placements of 1 layer and 4 of 2
+    assert len(keys) == len(set(keys)) == 14  # 2 dtypes, 3 placements of 1 layer and 4 of 2
     assert (tmp_path / "report.html").exists()

@@ -27,7 +27,6 @@ from experiments.turns import by_turns
 from experiments.workdir import open_results
 from tests.experiments.conftest import made_up_host
 from tests.experiments.test_persistent import V5E
-from tests.quickly import quickly
 
 MODEL = "tests/golden/tiny_llama"
 
@@ -44,7 +43,7 @@ def tpu(monkeypatch, tmp_path):
     monkeypatch.setattr(persistent, "STEPS", 1)  # the interpreter takes a fifth of a second for it
     monkeypatch.setattr(cliff, "by_turns", functools.partial(by_turns, warmup=1, turn_s=0.0))
     host_file.write(device, made_up_tpu())
-    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode(), quickly():
+    with use_abstract_mesh(V5E), pltpu.force_tpu_interpret_mode():
         yield
 
 

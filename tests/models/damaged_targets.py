@@ -1,6 +1,4 @@
-"""What tests/models/confined.py runs in its process: loading a file whole, and ways to go wrong."""
-
-import os
+"""What tests/models/confined.py runs in its process: loading a file whole."""
 
 import jax
 import numpy as np
@@ -34,21 +32,3 @@ def load(path):
     assert checkpoint.config.layers == tiny_gguf.LAYERS
     assert tokenizer.decode(tokenizer.encode("abcab 12\n")) is not None
     return "loaded"
-
-
-def eat_memory(path):
-    if path == "bad":
-        return f"ate {len(bytes(10**9))} bytes"
-    return "fine"
-
-
-def hang(path):
-    while path == "bad":
-        pass
-    return "fine"
-
-
-def crash(path):
-    if path == "bad":
-        os.abort()
-    return "fine"

@@ -73,8 +73,6 @@ def test_every_field_of_the_header_is_damaged(cases):
     [("eat_memory", "MemoryError"), ("hang", "hung for"), ("crash", "crashed with status -6")],
 )
 def test_the_confinement_notices(target, outcome):
-    found = confined.outcomes(
-        f"damaged_targets:{target}", ["good", "bad", "also good"], limit_s=3.0
-    )
+    found = confined.outcomes(f"wrong_targets:{target}", ["good", "bad", "also good"], limit_s=3.0)
     assert found.pop("bad").startswith(outcome)
     assert found == {"good": "fine", "also good": "fine"}

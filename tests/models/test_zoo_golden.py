@@ -44,7 +44,6 @@ class Loaded:
     logits: np.ndarray
     step: object
     prefill: object
-    layer_step: object
 
     def cache(self, **how):
         return new_cache(self.config, batch=1, length=64, **how)
@@ -61,7 +60,6 @@ def loaded(name):
         logits=golden["logits"],
         step=jit_quickly(functools.partial(decode_step, checkpoint.config)),
         prefill=jit_quickly(functools.partial(prefill, checkpoint.config)),
-        layer_step=jit_quickly(functools.partial(layer_step, checkpoint.config)),
     )
 
 
@@ -83,16 +81,8 @@ def test_logits_are_those_of_transformers(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prefill_then_token_by_token(name):
+def test_scanned_layers_eight_tokens_at_a_time_then_one_by_one(name):
     # Rings of `window + at_once - 1` slots go round several times in 48 tokens.
-    model = loaded(name)
-    pieces = [8, 8, 8, 8, *[1] * 16]
-    got = decoded(model, model.cache(at_once=8), pieces)
-    np.testing.assert_allclose(got, model.logits, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_scanned_layers_compute_what_a_list_of_them_does(name):
     model = loaded(name)
     stacked = stack_layers(model.config, model.weights)
     chex.assert_trees_all_equal_shapes_and_dtypes(stacked, shapes(model.config, scanned=True))
@@ -102,14 +92,14 @@ def test_scanned_layers_compute_what_a_list_of_them_does(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prompts_of_unequal_lengths_in_a_batch(name):
+def test_prompts_of_unequal_lengths_in_a_batch_then_token_by_token(name):
     model = loaded(name)
     lengths = np.array([9, 20])
     cache = new_cache(model.config, batch=2, length=64, at_once=20)
     tokens = np.stack([model.tokens[:20]] * 2)
     logits, cache = model.prefill(model.weights, cache, tokens, lengths)
     np.testing.assert_allclose(logits, model.logits[lengths - 1], atol=TOLERANCE)
-    for step in range(4):
+    for step in range(28):  # to the end, round the rings
         next_tokens = model.tokens[lengths + step][:, None]
         logits, cache = model.step(model.weights, cache, next_tokens)
         np.testing.assert_allclose(logits[:, 0], model.logits[lengths + step], atol=TOLERANCE)
@@ -119,8 +109,18 @@ def test_prompts_of_unequal_lengths_in_a_batch(name):
 def test_layers_alone_take_hidden_states(name):
     model = loaded(name)
     hidden = jnp.ones((1, 1, model.config.width))
-    out, cache = model.layer_step({"layers": model.weights["layers"]}, model.cache(), hidden)
+    layers = {"layers": model.weights["layers"]}
+    step = functools.partial(layer_step, model.config)
+    out, cache = jax.eval_shape(step, layers, model.cache(), hidden)
     assert out.shape == hidden.shape
+    chex.assert_trees_all_equal_shapes_and_dtypes(cache, model.cache())
+
+
+def test_hidden_states_that_layers_give_are_numbers():
+    model = loaded("mistral")
+    hidden = jnp.ones((1, 1, model.config.width))
+    step = jit_quickly(functools.partial(layer_step, model.config))
+    out, cache = step({"layers": model.weights["layers"]}, model.cache(), hidden)
     assert np.isfinite(out).all()
     assert cache.position.tolist() == [1]
 
