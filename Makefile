@@ -5,6 +5,9 @@
 # All three set up what is missing first: a virtual environment with the locked packages, the
 # native products, the default model's weights. PYTHON=python3.12 chooses the interpreter.
 
+# Byte code is kept: each of the many processes of a test run would compile JAX's again, 3 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV := .venv
 SECOND_VENV := .venv-second
