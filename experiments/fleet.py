@@ -31,8 +31,9 @@ from experiments.workloads.workload import as_assumed, workload
 NAME = "fleet"
 SIMULATION = (
     "assumptions", "session_time", "serving/caches", "serving/capacity", "serving/levels",
-    "serving/policy", "serving/simulation", "serving/steady", "workloads/draws",
-    "workloads/quantiles", "workloads/sampling", "workloads/traffic", "workloads/workload",
+    "serving/policy", "serving/simulation", "serving/steady", "workloads/drafts",
+    "workloads/draws", "workloads/quantiles", "workloads/sampling", "workloads/traffic",
+    "workloads/workload",
 )  # fmt: skip
 ENDS = ("typical", "low", "high")  # of the range of step times
 _CAPACITY, _EFFECTS = "capacity", "effects"
@@ -79,7 +80,9 @@ class Settings:
         for name in self.assumed:
             as_assumed(name, self.assumed)
         for of in self.classes.values():  # what cannot be drawn is told before anything is computed
-            sample(as_assumed(of.workload, self.assumed), sessions=1, per_s=1.0, seed=self.seed)
+            assumed = as_assumed(of.workload, self.assumed)
+            sample(assumed, sessions=1, per_s=1.0, seed=self.seed)
+            self.service.writing(assumed)
         if not self.classes or not self.systems:
             raise ExperimentError("classes and systems must not be empty")
         for name in (*self.fast, *self.unproven):
@@ -176,11 +179,12 @@ def _capacity(settings: Settings, name: str, times: StepTimes | str, end: str) -
 
 def _found(settings: Settings, name: str, times: StepTimes, **more: Any) -> Capacity:
     of_class = settings.classes[name]
+    of = as_assumed(of_class.workload, settings.assumed)
     asked = {"sessions": of_class.simulated, **more}
     return capacity(
-        as_assumed(of_class.workload, settings.assumed),
+        of,
         times,
-        settings.service,
+        settings.service.writing(of),
         settings.policy,
         of_class.level,
         seed=settings.seed,
@@ -214,11 +218,10 @@ def _effects(
     def request_s(moved: Settings) -> float:
         of = as_assumed(of_class.workload, moved.assumed)
         traffic = sample(of, sessions=sessions, per_s=per_s / 2, seed=moved.seed)
-        traffic = traffic.within(moved.window_tokens)
-        log = simulate(
-            traffic, times.with_hosts(moved.systems[system]), moved.service, moved.policy
-        )
-        return float(met(traffic, log, times, moved.service)["request_mean_s"])
+        traffic, service = traffic.within(moved.window_tokens), moved.service.writing(of)
+        hosts = times.with_hosts(moved.systems[system])
+        log = simulate(traffic, hosts, service, moved.policy)
+        return float(met(traffic, log, times, service)["request_mean_s"])
 
     def taken_on(moved: Settings) -> float:
         return _found(moved, name, times, sessions=sessions, within=_WITHIN).sessions_per_s

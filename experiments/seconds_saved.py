@@ -42,7 +42,7 @@ class Settings:
             raise ExperimentError(f"workload {self.workload} has no requests of several steps")
         if self.sessions < 10:
             raise ExperimentError(f"sessions must be at least 10, not {self.sessions}")
-        workload(self.workload).assuming(self.assumed)
+        self.service.writing(workload(self.workload).assuming(self.assumed))
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from emu.report import Bars, Figure, Report, Table
 from experiments.assumptions import effects, effects_table, number_table
-from experiments.session_time import LLM, PARTS, Sped, by_request, parts, sped_up, sum_of
+from experiments.session_time import LLM, PARTS, Service, Sped, by_request, parts, sped_up, sum_of
 from experiments.step_times import StepTimes
 from experiments.wording import figures
 from experiments.workloads.traffic import Floats, Traffic
@@ -53,9 +53,14 @@ class Request:
         return seconds(self.total + low * computed), seconds(self.total + high * computed)
 
 
+def writing(settings: "Settings") -> Service:
+    """How calls of the workload are served."""
+    return settings.service.writing(workload(settings.workload).assuming(settings.assumed))
+
+
 def asked(traffic: Traffic, times: StepTimes, settings: "Settings") -> Request:
     """The traffic's requests on one system."""
-    of_calls = parts(traffic, times, settings.service)
+    of_calls = parts(traffic, times, writing(settings))
     ttft = of_calls["network"] + of_calls["prefix load"] + of_calls["prefill"]
     several = traffic.output_tokens > 1
     each = of_calls["decode"][several] / (traffic.output_tokens[several] - 1)
@@ -124,12 +129,12 @@ def _answer(settings: "Settings", found: Mapping[tuple[str, str], Request]) -> l
 
 
 def _drafting(settings: "Settings") -> tuple[str, ...]:
-    of = settings.service
+    of = writing(settings)
     if not of.drafted:
         return ()
     return (
         f"Every system drafts {of.drafted} tokens a step, {of.draft_share:g} of a step each, and "
-        f"keeps {of.kept_per_step:g}, its own among them.",
+        f"keeps {of.tokens_per_step:.3g}, its own among them.",
     )
 
 

@@ -17,7 +17,9 @@ import numpy as np
 
 from experiments.errors import ExperimentError
 from experiments.step_times import StepTimes
+from experiments.workloads.drafts import kept_of
 from experiments.workloads.traffic import Floats, Traffic
+from experiments.workloads.workload import Workload
 
 PARTS = ("network", "prefix load", "prefill", "decode", "tools")
 LLM = PARTS[:-1]
@@ -33,7 +35,7 @@ class Service:
     host_s: float = 1800.0  # and after this to remote storage
     remote_bytes_per_s: float = 25e9  # of an instance, to remote storage
     drafted: int = 0  # tokens drafted a step
-    kept_per_step: float = 1.0  # tokens that a step yields, its own among them
+    kept_per_step: float = 0.0  # tokens that a step yields, its own among them; 0: by workload
     draft_share: float = 0.05  # of a step: what drafting one token takes
 
     def __post_init__(self) -> None:
@@ -47,15 +49,35 @@ class Service:
             raise ExperimentError(
                 "network_s and draft_share must not be negative, remote_bytes_per_s positive"
             )
-        if self.drafted < 0 or not 1 <= self.kept_per_step <= self.drafted + 1:
+        given = self.kept_per_step
+        if self.drafted < 0 or (given and not 1 <= given <= self.drafted + 1):
             raise ExperimentError(
-                f"kept_per_step ({self.kept_per_step}) lies between 1 and drafted + 1 "
-                f"({self.drafted + 1})"
+                f"kept_per_step ({given}) lies between 1 and drafted + 1 ({self.drafted + 1}), or "
+                "is 0: as the workload's drafts are accepted"
             )
+
+    def writing(self, of: Workload | None) -> "Service":
+        """The service of this workload, whose `kept_per_step` is a number.
+
+        of: None for a trace, which does not say what is written. Raises ExperimentError where it is
+        left to one that does not say.
+        """
+        if self.kept_per_step:
+            return self
+        if of is None and self.drafted:
+            raise ExperimentError("a trace does not say what drafts are worth: give kept_per_step")
+        tokens = 1.0 if of is None else kept_of(of, self.drafted)
+        return dataclasses.replace(self, kept_per_step=tokens)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Of each sequence."""
+        assert self.kept_per_step or not self.drafted, "of a workload: Service.writing"
+        return self.kept_per_step or 1.0
 
     def token_s(self, step_s: Floats) -> Floats:
         """Seconds between two tokens of one user, of steps that take so long."""
-        return step_s * (1 + self.drafted * self.draft_share) / self.kept_per_step
+        return step_s * (1 + self.drafted * self.draft_share) / self.tokens_per_step
 
 
 def parts(traffic: Traffic, times: StepTimes, service: Service) -> dict[str, Floats]:

@@ -61,6 +61,7 @@ class Settings:
             workload(self.workload)
         for name in self.assumed:
             as_assumed(name, self.assumed)
+        service(self)
 
 
 def traffic(settings: Settings) -> Traffic:
@@ -72,6 +73,12 @@ def traffic(settings: Settings) -> Traffic:
         of, sessions=settings.sessions, per_s=settings.sessions_per_s, seed=settings.seed
     )
     return drawn.within(settings.window_tokens)
+
+
+def service(settings: Settings) -> Service:
+    """How what is served is written."""
+    of = None if settings.trace else as_assumed(settings.workload, settings.assumed)
+    return settings.service.writing(of)
 
 
 def run(settings: Settings, results: Results) -> tuple[str, ...]:
@@ -103,8 +110,8 @@ def _measured(
 
 
 def _met(settings: Settings, served: Traffic, times: StepTimes) -> dict[str, Any]:
-    log = simulate(served, times, settings.service, settings.policy)
-    return met(served, log, times, settings.service)
+    log = simulate(served, times, service(settings), settings.policy)
+    return met(served, log, times, service(settings))
 
 
 def _effects(settings: Settings, times: StepTimes) -> Effects:

@@ -17,7 +17,7 @@ from experiments.serving.levels import met
 from experiments.serving.simulation import simulate
 from experiments.settings import freeze
 from experiments.step_times import step_times
-from experiments.traffic_served import Settings, deployments, traffic
+from experiments.traffic_served import Settings, deployments, service, traffic
 
 SYSTEMS = ("h100", "groq")
 ROUNDS = 3
@@ -38,8 +38,8 @@ def rows() -> Iterator[Row]:
         for _ in range(ROUNDS):
             start = time.perf_counter()
             served = traffic(settings)
-            log = simulate(served, times, settings.service, settings.policy)
-            ends.append(met(served, log, times, settings.service))
+            log = simulate(served, times, service(settings), settings.policy)
+            ends.append(met(served, log, times, service(settings)))
             seconds.append(time.perf_counter() - start)
         if any(end != ends[0] for end in ends):
             raise ExperimentError(f"bench: the same day on {system} did not end the same way twice")

@@ -107,7 +107,7 @@ class _Run:
     ) -> None:
         calls = len(traffic)
         self.times, self.policy = times, policy
-        self.kept = service.kept_per_step
+        self.kept = service.tokens_per_step
         self.longer = 1 + service.drafted * service.draft_share
         self.network_s = service.network_s
         self.caches = Caches(times.room, policy.host_bytes)
