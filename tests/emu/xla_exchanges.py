@@ -70,11 +70,22 @@ def densely(mixture, x):
 
 
 def exchanges_of(
-    *, degrees, scanned=True, batch=1, layers=2, kv_heads=8, experts=0, shared=0, dense=False
+    *,
+    degrees,
+    scanned=True,
+    batch=1,
+    layers=2,
+    kv_heads=8,
+    experts=0,
+    shared=0,
+    dense=False,
+    devices=None,
+    jit=jit_quickly,
 ):
     """Exchanges of a decode step: {"emu": …, "xla": …}, lists of [kind, bytes, times].
 
     `dense`: XLA is given the experts' layers as dense products. Its bytes are of what comes out.
+    `devices`: eight, of the default backend if not given.
     """
     of = config(layers, kv_heads, experts, shared)
     weights = shapes(of, "float32", scanned=scanned)
@@ -86,7 +97,7 @@ def exchanges_of(
     work = emu.trace(step, weights, cache, tokens, weights=0, cache=1)
     spread = emu.spread(work, emu.System(emu.chip("h100"), chips=8, **degrees))
 
-    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+    mesh = Mesh(np.array(devices or jax.devices()).reshape(4, 2), ("a", "b"))
     leaves = {leaf.path: leaf for leaf in work.leaves}
 
     def laid(kind):
@@ -107,7 +118,7 @@ def exchanges_of(
     try:
         if dense:
             Mixture.__call__ = densely
-        program = jit_quickly(step, out_shardings=outs).lower(weights, cache, tokens).compile()
+        program = jit(step, out_shardings=outs).lower(weights, cache, tokens).compile()
     finally:
         Mixture.__call__ = as_written
     ours = collections.Counter()
