@@ -5,10 +5,11 @@
 A coding agent's sessions, chains of calls by software, and chat, each with what its users are
 promised, on HBM and SRAM machines: what one instance of each takes on (simulated, with step times
 as they are and at both ends of their range), how many of which are the cheapest, and what it costs
-to move a share of the calls. Nine minutes of two cores beside other load, and less than one when
-it is asked again. Expect HBM machines to be the cheapest that keep the promises, a tenth of the
-calls (chat, on Cerebras) to cost 1.1 to 1.2 times as much, all of them 2.9 to 3.9 times, and a
-session on Groq's (an instance is 592 chips) to be seven to nine times as dear as on Cerebras.
+to move a share of the calls. A quarter of an hour of two cores beside much other load, half of it
+for step times, and less than a minute when it is asked again. Expect HBM machines to be the
+cheapest that keep the promises, a tenth of the calls (chat, on Cerebras) to cost 1.1 to 1.2 times
+as much, all of them 2.9 to 3.9 times, and a session on Groq's (an instance is 592 chips) to be
+seven to nine times as dear as on Cerebras.
 """
 
 from ml_collections import ConfigDict
