@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emu.errors import EmuError
-from emu.jaxprs import Shape
+from emu.jaxprs import Shape, bits_of
 
 OwnRule = Callable[..., Any]
 
@@ -63,6 +63,30 @@ class Cost:
                         f"Cost: {field}[{key!r}] must be a count (a Python int of at least 0), "
                         f"not {n!r}"
                     )
+        for dtype in self.flops:
+            try:
+                bits_of(dtype)
+            except TypeError:
+                raise EmuError(
+                    f"Cost: flops are by dtype, such as 'bfloat16', and {dtype!r} is none"
+                ) from None
+
+    def check(self, call: Call) -> None:
+        """Raises EmuError for positions that this call has not."""
+        inputs = {"reads": self.reads, "in_place": self.in_place.values()}
+        inputs |= {"token_axes": self.token_axes}
+        outputs = {"writes": self.writes, "in_place": self.in_place}
+        for what, named, count in (
+            ("input", inputs, len(call.inputs)),
+            ("output", outputs, len(call.outputs)),
+        ):
+            for field, positions in named.items():
+                for i in positions:
+                    if i not in range(count):
+                        raise EmuError(
+                            f"cost_rule of {call.primitive}: {field} names {what} {i!r} of {count} "
+                            "(from 0 on)"
+                        )
 
 
 def cost_rule(

@@ -11,10 +11,11 @@ for the cache and the experts; the first that matches wins.
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emu.errors import EmuError
+from emu.work import Leaf
 
 Places = int | float | Mapping[str, int | float]
 
@@ -57,6 +58,19 @@ class Hints:
                     f"({', '.join(names)} are the hints)"
                 )
         return Hints(**hints)
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        """Raises EmuError where a pattern for leaves matches none."""
+        for field, kind in (("context_axis", "cache"), ("experts", "weights")):
+            paths = [leaf.path for leaf in leaves if leaf.kind == kind]
+            value = getattr(self, field)
+            for pattern in value if isinstance(value, Mapping) else ():
+                if not fnmatch.filter(paths, pattern):
+                    near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
+                    raise EmuError(
+                        f"hints: {field} of {pattern!r}, which matches no leaf"
+                        + (f"; the nearest is {near[0]!r}" if near else "")
+                    )
 
     def at(self, field: str, *places: str) -> int | float | None:
         """The number given for a place known by these names, or None."""

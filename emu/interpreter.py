@@ -218,6 +218,7 @@ def _by_users_rule(site: Site, values: list[Value], rule: Any) -> list[Value]:
     cost = rule(call)
     if not isinstance(cost, Cost):
         raise EmuError(f"cost_rule of {site.name}: must return an emu.Cost, not {cost!r}")
+    cost.check(call)
     values = [site.in_memory(v) for v in values]
     return opaque(site, values, cost)
 

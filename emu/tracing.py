@@ -86,6 +86,7 @@ def _trace(
     roles = _roles(weights, cache, len(args))
     program = open_program(fn, args, trees=roles)
     stored, buffers = _inputs(program, roles, hints)
+    hints.check([s.leaf for s in stored if s is not None])
     tape, inputs, outs = _read(program, stored, buffers, hints)
     if any(s.blurred and s.token_axis is not None for s in stored if s is not None):
         # Some of the cache was read before an update showed which axis its tokens lie along.

@@ -78,12 +78,20 @@ def test_a_jitted_function_can_be_given_a_cost_of_its_own():
 def test_rules_that_are_no_rules_are_refused():
     with pytest.raises(EmuError, match=r"flops\['float32'\] must be a count .* not 2.5"):
         Cost(flops={"float32": 2.5})
+    with pytest.raises(EmuError, match="such as 'bfloat16', and 'bf16' is none"):
+        Cost(flops={"bf16": 2})
     with pytest.raises(EmuError, match=r"writes\[0\] must be a count"):
         Cost(writes={0: -1})
     with pytest.raises(EmuError, match="named by a string"):
         cost_rule(jax.lax.sin_p)
     cost_rule("ffi_call", name="test_wrong")(lambda call: 5)
     with pytest.raises(EmuError, match=r"cost_rule of ffi_call: must return an emu.Cost, not 5"):
+        trace(jax.ffi.ffi_call("test_wrong", Shape((8,), F32)), Shape((8,), F32))
+    cost_rule("ffi_call", name="test_wrong")(lambda call: Cost(reads={1: 8}))
+    with pytest.raises(EmuError, match=r"reads names input 1 of 1 \(from 0 on\)"):
+        trace(jax.ffi.ffi_call("test_wrong", Shape((8,), F32)), Shape((8,), F32))
+    cost_rule("ffi_call", name="test_wrong")(lambda call: Cost(in_place={2: 0}))
+    with pytest.raises(EmuError, match="in_place names output 2 of 1"):
         trace(jax.ffi.ffi_call("test_wrong", Shape((8,), F32)), Shape((8,), F32))
 
 

@@ -230,6 +230,8 @@ def test_every_primitive_of_this_jax_is_known_or_refused():
         ({"hints": {"contxt": 4}}, "no 'contxt'; did you mean 'context'"),
         ({"hints": {"context": 4.5}}, "context must be a count of tokens, not 4.5"),
         ({"hints": {"context": -1}}, "context must be a count of tokens, not -1"),
+        ({"hints": {"experts": {"up": 3}}}, "experts of 'up', which matches no leaf; the nearest"),
+        ({"hints": {"context_axis": {"k": 1}}}, "context_axis of 'k', which matches no leaf"),
         ({"hints": {"experts": "many"}}, "experts must hold numbers, not 'many'"),
     ],
 )
