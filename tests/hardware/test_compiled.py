@@ -172,9 +172,7 @@ def test_what_fits_into_vmem_as_we_count_does(dtype, streams_too):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_kernels_of_the_smallest_sizes_compile_too(dtype):
     (tpu, *_) = compilers.v5e()
-    thin = dataclasses.replace(
-        CONFIG, width=8, heads=1, kv_heads=1, head_width=8, mlp_width=8, layers=3
-    )
+    thin = dataclasses.replace(CONFIG, width=8, mlp_width=8, layers=3)
     layers = persistent.stacked_shapes(shapes(thin, dtype))
     cache = jax.eval_shape(functools.partial(new_cache, thin, batch=1, length=32))
     steps, at = jax.ShapeDtypeStruct((256, 8), jnp.float32), jax.ShapeDtypeStruct((256,), jnp.int32)
