@@ -1,6 +1,7 @@
 """What the rows of `fleet` say: capacities, plans, the curve, and who serves which price tier."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -283,13 +284,19 @@ def _curve(curves: Curves) -> Figure:
             ),
         ),
         note="Each point is the cheapest plan with this share, where there is one; traffic is not "
-        "moved to machines that are slower. Seconds: the model's part of the mean request, "
-        f"queueing included. {_RANGE_NOTE}",
+        "moved to machines that are slower. No band and no whisker: with step times at an end of "
+        "their range there is no such plan (see the table). Seconds: the model's part of the mean "
+        f"request, queueing included. {_RANGE_NOTE}",
     )
 
 
 def _series(name: str, points: list[tuple[float, float, Spread | None]]) -> Series:
-    spreads = [spread for *_, spread in points if spread]
+    # An end without such a plan is no end: nothing is drawn that could be taken for one.
+    spreads = [
+        dataclasses.replace(spread, low=math.nan, high=math.nan) if spread.without else spread
+        for *_, spread in points
+        if spread
+    ]
     return Series(
         label=name,
         x=tuple(100 * share for share, *_ in points),

@@ -1,13 +1,15 @@
 """Ranges of plans, by plans whose arithmetic can be checked by eye."""
 
 import dataclasses
+import math
 from typing import cast
 
 import pytest
 
 from experiments.fleet_known import Fleet
 from experiments.fleet_plan import Plan
-from experiments.fleet_ranges import Curve
+from experiments.fleet_ranges import Curve, Spread
+from experiments.fleet_report import _series
 
 
 class Known:
@@ -54,6 +56,15 @@ def test_an_end_without_a_plan_is_named_and_a_share_without_one_has_no_range() -
     assert found.without == ("groqcloud at its low end",)
     assert found.high == pytest.approx(4.0)
     assert dataclasses.replace(curve(None), moved=MOVED).over_none_range(1.0) is None
+
+
+def test_nothing_is_drawn_as_a_range_that_has_an_end_without_a_plan() -> None:
+    whole = Spread(low=1.0, high=3.0, without=())
+    open_ended = dataclasses.replace(whole, without=("groqcloud at its low end",))
+    drawn = _series("beside", [(0.5, 2.0, whole), (1.0, 2.0, open_ended)])
+    assert (drawn.low[0], drawn.high[0]) == (1.0, 3.0)
+    assert math.isnan(drawn.low[1])
+    assert math.isnan(drawn.high[1])
 
 
 def test_instances_have_the_fewest_and_the_most_of_any_end() -> None:
