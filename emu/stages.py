@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from emu.errors import EmuError
 from emu.splits import is_stacked
@@ -81,8 +81,8 @@ def parts_of(work: Work) -> tuple[Part, ...]:
     spans: list[tuple[object, int, int]] = []  # (which loop or layer, first op, stop)
     current: object = None
     at = 0
-    for count, run in itertools.groupby(work.ops, key=lambda op: op.count):
-        body = tuple(run)
+    for body in _bodies(work.ops):
+        count = body[0].count
         turns = _turns(body, leaves)
         for op in body:
             current = ("loop", turns, count, at) if turns else _place(op, numbers, current)
@@ -101,6 +101,30 @@ def parts_of(work: Work) -> tuple[Part, ...]:
         rest = parts[0].rows | untouched  # type: ignore[operator]
         parts[0] = dataclasses.replace(parts[0], rows=rest)
     return tuple(parts)
+
+
+def _bodies(ops: Sequence[Op]) -> Iterator[tuple[Op, ...]]:
+    """Runs of ops that one loop may have made: they run equally often, and stacks of layers that
+    follow one another, as of 0:3 and 3:6, are of two loops (0:6:2 and 1:6:2 take turns in one).
+    """
+    for _, run in itertools.groupby(ops, key=lambda op: op.count):
+        body: list[Op] = []
+        end: int | None = None
+        for op in run:
+            if layers := _stack_of(op):
+                first, stop, *_ = map(int, layers.split(":"))
+                if end is not None and first >= end:
+                    yield tuple(body)
+                    body = []
+                end = stop
+            body.append(op)
+        yield tuple(body)
+
+
+def _stack_of(op: Op) -> str | None:
+    """Which layers the weights are of that an op reads, where leaves say so: `0:3`, `1:48:4`."""
+    named = (access.tensor for access in op.reads if access.kind == "weights")
+    return next((found[0] for path in named if (found := _STACK.search(path))), None)
 
 
 def _numbers(leaves: Sequence[Leaf]) -> dict[str, tuple[str, int]]:
@@ -192,8 +216,7 @@ def _groups(ops: Sequence[Op], first: int, stop: int) -> list[tuple[int, int]]:
     starts = [first]
     current = None
     for at in range(first, stop):
-        named = (a.tensor for a in ops[at].reads if a.kind == "weights")
-        group = next((found[0] for path in named if (found := _STACK.search(path))), current)
+        group = _stack_of(ops[at]) or current
         if current is not None and group != current:
             starts.append(at)
         current = group

@@ -16,6 +16,9 @@ from models.stacking import stack_layers
 from models.steps import layer_step
 from tests.emu.test_residency import assert_same_bits, machine, placed
 
+# Equal to the bit is what users' programs are.
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 WIDTH = 8
 
 

@@ -16,6 +16,9 @@ from emu.rotation import CACHES_READ, copies_needed, rotated
 from emu.system import System
 from emu.work import Leaf, Work, leaves_of
 
+# Equal to the bit is what users' programs are.
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 
 def sourced(value, **more):
     return Sourced(value=value, source="a test", kind="assumed", **more)

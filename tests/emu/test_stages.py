@@ -86,6 +86,26 @@ def test_a_leaf_that_two_stages_use_is_held_by_both_and_an_unused_one_by_the_fir
     assert [stage.held(unused, 12) for stage in stages] == [12, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("stacks", "order"),
+    [
+        (("0:2", "2:4"), ["0:2", "0:2", "2:4", "2:4"]),  # two loops, one after the other
+        (("0:4:2", "1:4:2"), ["0:4:2", "1:4:2", "0:4:2", "1:4:2"]),  # two layers in each turn
+    ],
+)
+def test_stacks_that_are_equally_long_follow_one_another_or_take_turns(stacks, order):
+    leaves = tuple(Leaf(path=f"layers/{name}/w", shape=(2, 3), dtype="float32") for name in stacks)
+
+    def op(leaf):
+        read = Access(tensor=leaf.path, kind="weights", bytes=12, rows=(0, 2))
+        return Op(name="dot", kind="dot", count=2, reads=(read,), kernel=0)
+
+    parts = parts_of(Work(leaves=leaves, ops=tuple(map(op, leaves))))
+    assert [path for part in parts for path in part.rows] == [f"layers/{n}/w" for n in order]
+    first = [rows[0] for part in parts for rows in part.rows.values()]
+    assert first == [order[:at].count(name) for at, name in enumerate(order)]
+
+
 def test_more_stages_than_there_is_to_give_them():
     work = decoder(layers=4)
     held = {leaf.path: leaf.bytes for leaf in work.leaves}

@@ -16,6 +16,8 @@ from models.shapes import shapes
 from models.steps import decode_step
 from tests.emu.test_residency import MIXED, assert_same_bits, step, weights
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 WIDTH = 1024
 CONFIG = DecoderConfig(
     vocab_size=512,

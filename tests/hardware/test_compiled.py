@@ -28,6 +28,8 @@ from tests.emu.test_residency import machine
 from tests.emu.xla_exchanges import exchanges_of
 from tests.hardware import compilers
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 # SmolLM2-135M's sizes; what XLA makes of one layer is not what it makes of two.
 CONFIG = DecoderConfig(
     vocab_size=2048,
