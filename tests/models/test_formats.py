@@ -154,8 +154,10 @@ def jitted_step():
     return jit_quickly(functools.partial(decode_step, CONFIG))
 
 
-@pytest.mark.newest
-@pytest.mark.parametrize("form", NARROW)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(f, marks=pytest.mark.newest if f in ("int8", "mxfp4") else ()) for f in NARROW],
+)
 def test_a_decoder_computes_with_what_the_stored_weights_mean(form):
     narrow, wide = trees(form)
     chex.assert_trees_all_equal_shapes_and_dtypes(narrow, shapes(CONFIG, form))
@@ -163,12 +165,12 @@ def test_a_decoder_computes_with_what_the_stored_weights_mean(form):
     want, _ = step(wide, new_cache(CONFIG, batch=1, length=16), TOKENS)
     scanned = stack_layers(CONFIG, narrow)
     chex.assert_trees_all_equal_shapes_and_dtypes(scanned, shapes(CONFIG, form, scanned=True))
-    for tree, is_scanned in ((narrow, False), (scanned, True)):
-        cache = new_cache(CONFIG, batch=1, length=16, scanned=is_scanned)
-        first, cache = step(tree, cache, TOKENS[:, :11])
-        last, _ = step(tree, cache, TOKENS[:, 11:])
-        got = jnp.concatenate([first, last], axis=1)
-        chex.assert_trees_all_close(got, want, atol=1e-4)
+    at_once, _ = step(narrow, new_cache(CONFIG, batch=1, length=16), TOKENS)
+    chex.assert_trees_all_close(at_once, want, atol=1e-4)
+    cache = new_cache(CONFIG, batch=1, length=16, scanned=True)
+    first, cache = step(scanned, cache, TOKENS[:, :11])
+    last, _ = step(scanned, cache, TOKENS[:, 11:])
+    chex.assert_trees_all_close(jnp.concatenate([first, last], axis=1), want, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", [*NARROW, "mxfp4-moe"])
