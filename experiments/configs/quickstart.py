@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.cliff.placements = ("on-chip", "off-chip", "half-on-chip")
     config.cliff.rules = ()
     config.cliff.pair = "found"
+    config.cliff.fresh_host = True  # measure the machine again: predictions from the same hour
     config.cliff.context = 32
     config.cliff.rounds = 3
     config.cliff.samples = 30

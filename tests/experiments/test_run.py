@@ -275,6 +275,7 @@ def test_quickstart_answers_the_question_and_the_notebook_reads_it(
         tmp_path,
         "--config=experiments/configs/quickstart.py",
         f"--config.model={MODEL}",
+        "--config.cliff.fresh_host=False",
         "--config.cliff.rounds=1",
         "--config.cliff.samples=2",
         "--config.cliff.dtypes=('float32',)",
