@@ -88,7 +88,8 @@ def _check_link(where: str, link: Link) -> None:
     bandwidth = "bandwidth_bytes_per_s"
     bounds = BOUNDS[bandwidth if link.scope == "chips" else f"core_{bandwidth}"]
     _check(where, bandwidth, link.bandwidth_bytes_per_s, bounds)
-    _check(where, "latency_s", link.latency_s, BOUNDS["link_latency_s"])
+    latency = "link_latency_s" if link.scope == "chips" else "latency_s"
+    _check(where, "latency_s", link.latency_s, BOUNDS[latency])
     for seconds in link.small_allreduce_s.values():
         _check(where, "small_allreduce_s", seconds, BOUNDS["link_latency_s"])
 

@@ -65,11 +65,13 @@ class Cost:
                     )
         for dtype in self.flops:
             try:
-                bits_of(dtype)
+                known = isinstance(dtype, str) and bits_of(dtype) > 0
             except TypeError:
+                known = False
+            if not known:
                 raise EmuError(
                     f"Cost: flops are by dtype, such as 'bfloat16', and {dtype!r} is none"
-                ) from None
+                )
 
     def check(self, call: Call) -> None:
         """Raises EmuError for positions that this call has not."""

@@ -69,7 +69,7 @@ class Hints:
                     near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
                     raise EmuError(
                         f"hints: {field} of {pattern!r}, which matches no leaf"
-                        + (f"; the nearest is {near[0]!r}" if near else "")
+                        + (f"; the nearest is {near[0]!r}" if near else f": there are no {kind}")
                     )
 
     def at(self, field: str, *places: str) -> int | float | None:

@@ -1,7 +1,9 @@
 """What is made once for some objects, and kept for as long as all of them live.
 
 Objects are known by identity: they are frozen, and comparing works of a thousand ops would take
-longer than what is kept. An object that goes takes its entries along before its `id` is another's.
+longer than what is kept. So what they hold (a chip's dict of peaks, too) must not be changed in
+place once it was asked for: `dataclasses.replace` makes another. An object that goes takes its
+entries along.
 """
 
 import functools
@@ -22,7 +24,12 @@ class Kept(Generic[T]):
     def find(self, *objects: object, by: Hashable = None) -> T | None:
         """The value for these very objects; None if there is none yet."""
         found = self._values.get((by, *map(id, objects)))
-        return None if found is None else found[1]
+        if found is None:
+            return None
+        for ref, one in zip(found[0], objects, strict=True):
+            if ref() is not one:  # another had this `id`, and was not told of when it went
+                return None
+        return found[1]
 
     def keep(self, value: T, *objects: object, by: Hashable = None) -> T:
         """The value, which `find` gives from now on."""

@@ -20,7 +20,9 @@ last leaves so many turns of the slowest region later,
     step(V) = step(1) + (V - 1)·max over regions of what a vector takes of one,
 
 where what is the longest is looked for in bytes that enter, in FLOPs, and in bytes that are read,
-each by itself, so that the maximum of their sum is not undercut. Weights are read once, and what
+each by itself, so that what is predicted is not less than if one region were the slowest in all
+three. How many vectors there are is taken from the first product with weights, the smaller side of
+its result: too few where that is narrower than a step has tokens. Weights are read once, and what
 goes from wafer to wafer is not overlapped.
 """
 

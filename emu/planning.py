@@ -35,7 +35,6 @@ class Plan(NamedTuple):
     """What of a (work, placement) does not depend on the system's numbers."""
 
     schedule: Schedule
-    through: Any  # [memories, memories]: bytes of row's memory pass column's port
     # [memories, 2, rows]: through each port when a kernel runs (not ahead of it), and in all
     port_bytes: Any
     off_chip: tuple[int, ...]  # ports that fetch weights ahead
@@ -110,7 +109,6 @@ def _planned(work: Work, placement: Placement, depth: int | None) -> Plan:
     touched = (of.bytes[0 if depth == 0 else 1 :].sum(0) > 0).T.astype(np.float64, order="C")
     return Plan(
         schedule=of,
-        through=through,
         port_bytes=port_bytes,
         off_chip=off_chip,
         ahead=ahead,

@@ -124,7 +124,7 @@ def peaks_of(kinds: tuple[tuple[str, bool], ...], chip: Chip) -> list[Any]:
     served = _served(kinds, tuple(stated))
     peaks = {name: peak.value for name, peak in stated.items()}
     if _NO_PEAK in served:
-        chip.peak(kinds[served.index(_NO_PEAK)][0])  # says so
+        chip.peak(_asked(*kinds[served.index(_NO_PEAK)], tuple(stated)))  # says so
     if _LOWEST in served:
         peaks[_LOWEST] = functools.reduce(_lower, peaks.values())
     return [peaks[name] for name in served]
@@ -138,10 +138,14 @@ def _served(kinds: tuple[tuple[str, bool], ...], stated: tuple[str, ...]) -> tup
     """Of each kind the dtype, of those that a chip states, whose peak it goes at."""
     found = []
     for dtype, dot in kinds:
-        widened = dot and dtype.startswith("float4") and "float4" not in stated
         otherwise = _LOWEST if stated and not dot else _NO_PEAK
-        found.append(serving("bfloat16" if widened else dtype, stated) or otherwise)
+        found.append(serving(_asked(dtype, dot, stated), stated) or otherwise)
     return tuple(found)
+
+
+def _asked(dtype: str, dot: bool, stated: tuple[str, ...]) -> str:
+    widened = dot and dtype.startswith("float4") and "float4" not in stated
+    return "bfloat16" if widened else dtype
 
 
 def _lower(a: Any, b: Any) -> Any:

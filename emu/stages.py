@@ -106,6 +106,7 @@ def parts_of(work: Work) -> tuple[Part, ...]:
 def _bodies(ops: Sequence[Op]) -> Iterator[tuple[Op, ...]]:
     """Runs of ops that one loop may have made: they run equally often, and stacks of layers that
     follow one another, as of 0:3 and 3:6, are of two loops (0:6:2 and 1:6:2 take turns in one).
+    What a loop does before it reads a weight stays with the one before it then.
     """
     for _, run in itertools.groupby(ops, key=lambda op: op.count):
         body: list[Op] = []

@@ -47,12 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiled_in_full() -> Iterator[None]:
-    """What the test compiles, and the commands that it starts, is as users have it."""
+    """From here to the module's end what is compiled, and started, is as users have it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
         jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()  # what was compiled quickly would be used on
         yield
     jax.config.update("jax_disable_most_optimizations", True)
 

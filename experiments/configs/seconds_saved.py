@@ -6,8 +6,8 @@ Requests of a coding agent, drawn from published percentiles, on six kinds of sy
 models: where the seconds go, and what faster decode can still take off. Six to nine minutes of two
 cores beside other load, nearly all of them for step times, which a second run has already. Expect
 decode to be most of a typical request everywhere, Cerebras to be the fastest with gpt-oss-120b and
-Qwen3-Coder (2 and 5 s where H100 takes 9 and 18) and Jalapeño with Llama (4 and 15), and the mean
-request to fall by less than 1.7 times whatever the hardware, since tools take most of it.
+Qwen3-Coder (2 and 5 s where H100 takes 9 and 18) and Jalapeño with Llama (4 s where H100 takes 15),
+and the mean request to fall by less than 1.7 times whatever the hardware: tools are most of it.
 """
 
 from ml_collections import ConfigDict

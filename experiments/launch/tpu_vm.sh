@@ -3,7 +3,7 @@
 # runs a config into a bucket, and deletes the TPU again, whatever happened. Run from the project's
 # root; needs gcloud, logged in, with a project and its TPU API enabled.
 #   experiments/launch/tpu_vm.sh gs://BUCKET/FOLDER [flags of experiments.run …]
-#   TPU_TYPE  v5litepod-1 (default) or v6e-1      ZONE  us-central1-a (default), where there are such
+#   TPU_TYPE  v5litepod-N (default, with 1) or v6e-N, of 1, 4 or 8 chips      ZONE  us-central1-a (default), where there are such
 #   CONFIG    a config file; left out, the residency cliff
 # A preempted TPU ends the command with a status that is not 0: give it again, and it goes on.
 set -euo pipefail

@@ -180,6 +180,9 @@ def test_a_chip_written_in_python_has_the_same_checks():
     slow = dataclasses.replace(link, latency_s=number(2.0))
     with pytest.raises(EmuError, match=r"link 'l': latency_s .* did you mean 2e-6 \(2 us\)"):
         emu.check_chip(dataclasses.replace(chip, links=(slow,)))
+    within = dataclasses.replace(slow, scope="on-chip")
+    with pytest.raises(EmuError, match=r"link 'l': latency_s .* did you mean 2e-9 \(2 ns\)"):
+        emu.check_chip(dataclasses.replace(chip, links=(within,)))
     loose = dataclasses.replace(chip, power_w=number(500, kind="assumed"))
     with pytest.raises(EmuError, match="power_w is assumed, so it needs a range"):
         emu.check_chip(loose)

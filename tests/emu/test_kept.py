@@ -21,6 +21,15 @@ def test_a_value_is_that_of_these_very_objects():
     assert kept.find(one, other, by=1) is None
 
 
+def test_a_value_is_not_anothers_that_has_the_same_id():
+    kept, one, other = Kept(), Thing(), Thing()
+    kept.keep("made", one)
+    ((key, value),) = kept._values.items()
+    kept._values[key[0], id(other)] = value  # as if `one` had gone unnoticed
+    assert kept.find(other) is None
+    assert kept.find(one) == "made"
+
+
 def test_it_goes_with_the_first_of_them():
     kept, one, other = Kept(), Thing(), Thing()
     kept.keep("made", one, other)

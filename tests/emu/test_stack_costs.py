@@ -9,7 +9,9 @@ import emu
 from emu import exchanges
 from emu.chips import Link
 from emu.counted import layers_of_experts, tokens_given, unpacked, with_all_experts
+from emu.errors import EmuError
 from emu.placement import place
+from emu.rates import peaks_of
 from emu.schedule import schedule
 from emu.system import System
 from emu.work import Access, Collective, Dot, Leaf, Op, Routed, Work
@@ -71,6 +73,9 @@ def test_float4_is_unpacked_where_the_chip_does_not_multiply_it():
         before = 5.0 + unpacking  # activations are narrowed, or weights unpacked
         at = emu.predict(of, system, place(of, system, "off-chip"))
         assert at.seconds == pytest.approx(before + 2.0)  # two FLOPs, at the peak that serves them
+    without = dataclasses.replace(chip(), peak_flops_per_s={"float8": sourced(1.0)})
+    with pytest.raises(EmuError, match="no peak FLOP/s for bfloat16: it has float8"):
+        peaks_of((("float4_e2m1fn", True),), without)
 
 
 def test_measured_shares_and_kernels_count_only_where_the_stack_says_so():

@@ -78,6 +78,8 @@ def test_a_jitted_function_can_be_given_a_cost_of_its_own():
 def test_rules_that_are_no_rules_are_refused():
     with pytest.raises(EmuError, match=r"flops\['float32'\] must be a count .* not 2.5"):
         Cost(flops={"float32": 2.5})
+    with pytest.raises(EmuError, match="such as 'bfloat16', and 3 is none"):
+        Cost(flops={3: 1})
     with pytest.raises(EmuError, match="such as 'bfloat16', and 'bf16' is none"):
         Cost(flops={"bf16": 2})
     with pytest.raises(EmuError, match=r"writes\[0\] must be a count"):
