@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emu.errors import EmuError
+from emu.rules import nearest
 from emu.work import Leaf
 
 Places = int | float | Mapping[str, int | float]
@@ -66,10 +67,9 @@ class Hints:
             value = getattr(self, field)
             for pattern in value if isinstance(value, Mapping) else ():
                 if not fnmatch.filter(paths, pattern):
-                    near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
                     raise EmuError(
                         f"hints: {field} of {pattern!r}, which matches no leaf"
-                        + (f"; the nearest is {near[0]!r}" if near else f": there are no {kind}")
+                        + nearest(pattern, paths)
                     )
 
     def at(self, field: str, *places: str) -> int | float | None:

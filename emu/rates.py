@@ -67,7 +67,6 @@ def _rates(plan: Plan, system: System, bandwidths: Sequence[Any], xp: Any) -> Ra
     slower = 1.0 / stack.cache_share.value - 1.0  # cache bytes count as so many more
     reached = stack.compute_share.value / per_chip
     ways = {group: way_of(group, system) for group in plan.schedule.groups}
-    synchronised = stack.per_exchange_s.value
     latencies = [m.latency_s.value for m in chip.memories]
     exposed = stack.exposed_latency.value
     return Rates(
@@ -75,7 +74,7 @@ def _rates(plan: Plan, system: System, bandwidths: Sequence[Any], xp: Any) -> Ra
         cache_byte=[slower / bandwidth for bandwidth in bandwidths],
         flop=[1.0 / (peak * reached) for peak in peaks_of(plan.schedule.flop_kinds, chip)],
         exchange=[
-            synchronised + exchanges.seconds(ways[c.group], c.kind, float(c.bytes), xp)
+            exchange_seconds(c.kind, ways[c.group], float(c.bytes), system, xp)
             for c in plan.schedule.collectives
         ],
         entering=[0.0 if rate is None else per_chip / rate.value],
