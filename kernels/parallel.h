@@ -14,6 +14,7 @@
 #include <vector>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
 #endif
 
@@ -86,9 +87,13 @@ class Loop {
 
 // The process's helper threads. A step calls some hundred loops a few microseconds apart, and
 // waking a thread takes as long as that: a helper stays awake for a while after each loop.
+//
+// A helper that the scheduler puts on the core of the thread that it helps halves both, and it stays
+// there for milliseconds, even beside an idle core. So helpers are kept off that core.
 class Helpers {
  public:
   static constexpr int64_t kAwakeUs = 200;
+  static constexpr size_t kMostMoved = 15;  // helpers: moving each takes a microsecond or two
 
   static Helpers& Get() {
     static Helpers* const helpers = new Helpers;  // never freed: threads outlive static destructors
@@ -103,6 +108,7 @@ class Helpers {
     for (auto& slot : slots_) {
       {
         std::lock_guard<std::mutex> lock(slot->mutex);
+        KeepOffThisCore(*slot);
         slot->loop = loop;
         slot->offered.fetch_add(1);  // under the lock, or a helper that goes to sleep misses it
       }
@@ -115,6 +121,10 @@ class Helpers {
     std::mutex mutex;
     std::condition_variable wake;
     std::shared_ptr<Loop> loop;
+#if defined(__linux__)
+    pthread_t thread{};
+    int kept_off = -1;  // which core
+#endif
     alignas(64) std::atomic<uint64_t> offered{0};
     std::atomic<bool> asleep{false};
   };
@@ -122,8 +132,25 @@ class Helpers {
   Helpers() {
     for (int64_t t = 1; t < Cores(); ++t) {
       slots_.push_back(std::make_unique<Slot>());
-      std::thread([slot = slots_.back().get(), t] { Serve(*slot, t); }).detach();
+      std::thread thread([slot = slots_.back().get(), t] { Serve(*slot, t); });
+#if defined(__linux__)
+      slots_.back()->thread = thread.native_handle();  // it never ends
+#endif
+      thread.detach();
     }
+  }
+
+  // Moves a helper elsewhere, now, where it may run on the core that this thread runs on.
+  void KeepOffThisCore([[maybe_unused]] Slot& slot) {
+#if defined(__linux__)
+    const int here = sched_getcpu();
+    if (here < 0 || here == slot.kept_off || slots_.size() > kMostMoved) return;
+    slot.kept_off = here;
+    cpu_set_t others;
+    if (sched_getaffinity(0, sizeof others, &others) != 0) return;
+    CPU_CLR(here, &others);
+    if (CPU_COUNT(&others) > 0) pthread_setaffinity_np(slot.thread, sizeof others, &others);
+#endif
   }
 
   static int64_t Cores() {

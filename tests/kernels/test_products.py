@@ -4,6 +4,7 @@ import concurrent.futures
 import ctypes
 import os
 import time
+from pathlib import Path
 
 import chex
 import jax
@@ -75,7 +76,7 @@ def test_matvec_repeats_to_the_bit_while_other_threads_call_it():
 
 
 @native_only
-@pytest.mark.skipif(CORES < 2, reason="one core has no helper threads")
+@pytest.mark.skipif(not 2 <= CORES <= 16, reason="one core has no helpers, many share none")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_what_follows_at_once_is_expected_and_what_follows_a_pause_is_not(dtype):
     first, second, third = (stored(random(512, 512, seed=s), dtype) for s in range(3))
@@ -213,3 +214,16 @@ def test_read_folds_every_byte(count):
         if count
         else 0
     )
+
+
+@native_only
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux where threads may run")
+@pytest.mark.skipif(not 2 <= CORES <= 16, reason="one core has no helpers, many share none")
+def test_a_helper_thread_is_kept_off_the_core_of_the_thread_that_it_helps():
+    matrix = random(512, 512)
+    jax.jit(lambda x, m: kernels.matvec(x, [m]))(random(512), matrix)[0].block_until_ready()
+    mine = os.sched_getaffinity(0)
+    allowed = [os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()]
+    kept_off = [cores for cores in allowed if cores < mine]
+    assert len(kept_off) == CORES - 1
+    assert all(len(mine - cores) == 1 for cores in kept_off)
