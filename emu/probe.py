@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from emu import ram
-from emu.chips import Chip, Curve, Mechanism, Memory, Sourced
+from emu.chips import Chip, Curve, Mechanism, Memory, Place, Sourced
 from emu.device_kinds import memory_of
 from emu.edge import Edge, edge
 from emu.errors import EmuError
@@ -151,16 +151,23 @@ def _rotation_pair(prober: Prober, names: Names) -> tuple[Memory, ...]:
     known = memory_of(prober.machine.name, "on-chip")
     told = told_cache_bytes() if on_cpu else int(known.capacity_bytes.value) if known else None
     capacity = _cache_capacity(_find_edge(prober, told or UNTOLD_CACHE_BYTES), told, prober.source)
-    held, reach = int(capacity.value), max(capacity.value, capacity.high or 0)
+    held = int(capacity.value)
     hot: dict[str, list[Timing]] = {}
     cold: dict[str, list[Timing]] = {}
     for dtype in DTYPES:
         reads = [n for n in READS if n <= LARGEST[dtype] or not on_cpu]
-        # Half the cache is read again and again: all of it stays, but not in a core's own cache.
         inside = [n for n in reads if n <= 0.9 * held] or reads[:1]
-        hot[dtype] = [prober.time(Stream.hot(dtype, n, held // 2)) for n in inside]
-        cold[dtype] = [prober.time(Stream.cold(dtype, n, CACHES_READ * reach)) for n in reads]
+        hot[dtype] = [prober.time(cached_stream("on-chip", capacity, dtype, n)) for n in inside]
+        cold[dtype] = [prober.time(cached_stream("off-chip", capacity, dtype, n)) for n in reads]
     return _streamed_pair(prober, "rotation", names, capacity, hot, cold)
+
+
+def cached_stream(placement: Place, cache: Sourced, dtype: str, read_bytes: int) -> Stream:
+    """Reads that all come from a cache of this capacity, or all from the memory behind it."""
+    if placement == "on-chip":
+        # Half the cache is read again and again: all of it stays, but not in a core's own cache.
+        return Stream.hot(dtype, read_bytes, int(cache.value) // 2)
+    return Stream.cold(dtype, read_bytes, CACHES_READ * max(cache.value, cache.high or 0))
 
 
 def _scratchpad_pair(prober: Prober, names: Names) -> tuple[Memory, ...]:

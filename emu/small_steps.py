@@ -41,19 +41,37 @@ class SmallSteps:
     calm: bool  # others did not disturb it
 
 
+class SmallPrograms:
+    """Both lengths of it, compiled, to be timed at any time."""
+
+    def __init__(self) -> None:
+        self._short, self._few = _program(SHORT, STEPS_OF_SHORT)
+        self._long, self._many = _program(LONG, STEPS_OF_LONG)
+
+    def round_s(self) -> tuple[float, float]:
+        """Seconds of a step of the short program, and of one of the long."""
+        return self._short(), self._long()
+
+    def parts_s(self, short_s: float, long_s: float, product_s: float) -> tuple[float, float]:
+        """What a step and what a small kernel takes, if the programs and a product take so long."""
+        products_s = 2 * product_s  # each time
+        more_s = long_s - short_s - (LONG - SHORT) * products_s
+        per_kernel_s = max(more_s, 0.0) / (self._many - self._few)
+        return max(short_s - SHORT * products_s - self._few * per_kernel_s, 0.0), per_kernel_s
+
+
+def small_product() -> Stream:
+    """The product that both programs have twice each time, by itself."""
+    return Stream.over("float32", ROWS * WIDTH * 4, 1, 1)
+
+
 def small_steps(tries: int = TRIES) -> SmallSteps:
     """Times both programs; `tries`: how often at the most, for as long as others disturb them."""
-    product = Stream.over("float32", ROWS * WIDTH * 4, 1, 1).seconds_per_read(tries)
-    time_short, small = _program(SHORT, STEPS_OF_SHORT)
-    time_long, more = _program(LONG, STEPS_OF_LONG)
-    (short_s, long_s), calm = of_rounds(lambda: (time_short(), time_long()), tries)
-    products_s = 2 * product.seconds  # each time
-    per_kernel_s = max(long_s - short_s - (LONG - SHORT) * products_s, 0.0) / (more - small)
-    return SmallSteps(
-        per_step_s=max(short_s - SHORT * products_s - small * per_kernel_s, 0.0),
-        per_kernel_s=per_kernel_s,
-        calm=product.calm and calm,
-    )
+    product = small_product().seconds_per_read(tries)
+    programs = SmallPrograms()
+    (short_s, long_s), calm = of_rounds(programs.round_s, tries)
+    per_step_s, per_kernel_s = programs.parts_s(short_s, long_s, product.seconds)
+    return SmallSteps(per_step_s=per_step_s, per_kernel_s=per_kernel_s, calm=product.calm and calm)
 
 
 def _program(times: int, steps: int) -> tuple[Callable[[], float], int]:

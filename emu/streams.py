@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -101,36 +101,41 @@ class Stream:
 
         `tries`: how often all is done, at the most, for as long as others disturb it.
         """
-        turn = itertools.cycle(self.sets)
-        x = jnp.ones(self.side)
-        _, x = self._round(x, turn, len(self.sets))  # compiles, and reads every set once
-        seconds, x = self._round(x, turn, len(self.sets))
-        calls = max(1, round(len(self.sets) * ROUND_S / seconds))
-        reads = calls * len(self.sets[0]) * self.repeats
-
-        def a_round() -> list[float]:
-            nonlocal x
-            seconds, x = self._round(x, turn, calls)
-            return [seconds / reads]
-
-        (seconds,), calm = of_rounds(a_round, tries)
+        reading = Reading(self)
+        (seconds,), calm = of_rounds(lambda: [reading.round_s()], tries)
         return Timing(read_bytes=self.read_bytes, seconds=seconds, calm=calm)
 
-    def _round(
-        self, x: jax.Array, turn: Iterator[tuple[kernels.Matrix, ...]], calls: int
-    ) -> tuple[float, jax.Array]:
-        start = time.perf_counter()
-        for _ in range(calls):
-            x = self._read(x, next(turn))
-        x.block_until_ready()
-        return time.perf_counter() - start, x
-
-    def _read(self, x: jax.Array, matrices: tuple[Any, ...]) -> jax.Array:
+    def read(self, x: jax.Array, matrices: tuple[Any, ...]) -> jax.Array:
+        """Enqueues one program, over one of the sets; `x` is what the one before returned."""
         if self.in_vmem:
             out: jax.Array = _held_chain(x, matrices, self.repeats)
         else:
             out = _chain(x, matrices, self.repeats, self.fetch)
         return out
+
+
+class Reading:
+    """A stream under way: each round goes on with the set at which the last one stopped."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._turn = itertools.cycle(stream.sets)
+        self._x = jnp.ones(stream.side)
+        self._seconds(len(stream.sets))  # compiles, and reads every set once
+        seconds = self._seconds(len(stream.sets))
+        self._calls = max(1, round(len(stream.sets) * ROUND_S / seconds))
+
+    def round_s(self) -> float:
+        """Seconds of one product, from a round of about `ROUND_S`."""
+        reads = self._calls * len(self._stream.sets[0]) * self._stream.repeats
+        return self._seconds(self._calls) / reads
+
+    def _seconds(self, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            self._x = self._stream.read(self._x, next(self._turn))
+        self._x.block_until_ready()
+        return time.perf_counter() - start
 
 
 def call_bytes() -> int:

@@ -3,7 +3,7 @@
 One decode step of the layers alone (hidden state in, hidden state out, one token, a short cache),
 so that the weights grow from well inside the last-level cache to far beyond it. For each size the
 placements take turns, and each becomes one row. Beside each measured time stands what `emu.predict`
-says of it (`experiments.cliff_prediction`).
+says of it (`experiments.cliff_prediction`), from reads of no model, which have turns too.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 import emu
 from emu.chips import Mechanism
+from emu.drift import Now, References, Turn
 from emu.report import Report
 from experiments import (
     cliff_possible,
@@ -194,11 +195,13 @@ def run(planned: Plan, results: Results) -> tuple[str, ...]:
             for dtype in dict.fromkeys(m.dtype for m in todo):
                 sizes = dict.fromkeys(m.size for m in todo if m.dtype == dtype)
                 weights = load_weights(checkpoint, dtype, layers=max(s.count for s in sizes))
+                configs = [config_of(checkpoint.config, size) for size in sizes]
+                references = _references(settings, chip, dtype, configs)
                 for size in sizes:
                     group = [m for m in todo if (m.dtype, m.size) == (dtype, size)]
                     config = config_of(checkpoint.config, size)
                     part = weights_of(weights, config, dtype, size)
-                    measured = _measure(settings, config, chip, part, group)
+                    measured = _measure(settings, config, chip, references, part, group)
                     for m in group:
                         results.append(row(m.key, NAME, settings, measured[m.placement]))
                         bar.update()
@@ -233,6 +236,7 @@ def read_bytes(weights: dict[str, Any]) -> list[int]:
     """The bytes of each product of a decode step, in order: what `Memory.seconds` speaks of.
 
     Products that share their input are one read; norms, a thousandth of the bytes, are left out.
+    The weights may be shapes.
     """
     shared = (
         ("attention", ("q", "k", "v")),
@@ -241,21 +245,36 @@ def read_bytes(weights: dict[str, Any]) -> list[int]:
         ("mlp", ("down",)),
     )
     return [
-        sum(leaf.nbytes for name in names for leaf in jax.tree.leaves(layer[block][name]))
+        sum(
+            leaf.size * leaf.dtype.itemsize
+            for name in names
+            for leaf in jax.tree.leaves(layer[block][name])
+        )
         for layer in weights["layers"].values()
         for block, names in shared
     ]
+
+
+def _references(
+    settings: Settings, chip: emu.Chip, dtype: str, configs: Sequence[DecoderConfig]
+) -> References | None:
+    """What to time again beside each size: on a CPU, whose cache and bus others may use too."""
+    measured = all(any(c.dtype == dtype for c in memory.curves) for memory in chip.memories)
+    if settings.pair != "rotation" or jax.default_backend() != "cpu" or not measured:
+        return None
+    layers = ({"layers": shapes(config, dtype)["layers"]} for config in configs)
+    return References(chip, dtype, [n for each in layers for n in read_bytes(each)])
 
 
 def _measure(
     settings: Settings,
     config: DecoderConfig,
     chip: emu.Chip,
+    references: References | None,
     weights: dict[str, Any],
     group: Sequence[Measurement],
 ) -> dict[str, dict[str, Any]]:
     """What to record of each placement of one model, by its name."""
-    near, far = chip.memory("on-chip"), chip.memory("off-chip")
     hidden = jax.random.normal(jax.random.key(0), (1, 1, config.width), jnp.float32)
 
     step = _step(config)  # one program for all placements
@@ -265,7 +284,7 @@ def _measure(
     weights = _held(settings, config, weights)
     cache = _cache(settings, config)
     work = cliff_prediction.traced(step, weights, cache, hidden)
-    step_s = sum(far.seconds(n, group[0].dtype) for n in reads)
+    step_s = sum(chip.memory("off-chip").seconds(n, group[0].dtype) for n in reads)
     calls: dict[str, Callable[[], Any]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for m in group:
@@ -280,13 +299,6 @@ def _measure(
         realized = emu.realize(_formed(step, config, in_kernel), placement, weights)
         call = realized.steps_in_one(steps) if in_kernel else realized
         facts[m.placement] |= {"copies": realized.copies, "notes": list(realized.notes)}
-        predicted = cliff_prediction.predicted(
-            work, chip, m.placement, layers=config.layers, rules=settings.rules, steps=steps
-        )
-        facts[m.placement] |= {
-            "predicted_s": float(predicted.seconds),
-            "predicted_breakdown_s": {k: float(v) for k, v in predicted.breakdown.items()},
-        }
         cache = _cache(settings, config)
         calls[m.placement] = _stepping(call, cache, hidden)
         if settings.device_means or jax.default_backend() != "cpu":
@@ -294,13 +306,31 @@ def _measure(
             facts[m.placement]["device_mean_s"] = _device_mean_s(
                 realized, settings, config, hidden, steps_in_one
             )
-    # Once for a size, since all its rows are predicted from it.
-    facts[group[0].placement]["host"] = cliff_prediction.host_facts(chip, group[0].dtype, steps)
     calls[REST] = _rest(settings, config, group[0].dtype, chip if in_kernel else None)
     burst = 1 if in_kernel else _burst(step_s, BURST_S)
+    turns: list[Turn] = []
     latencies = by_turns(
-        calls, rounds=settings.rounds, samples=settings.samples, burst=burst, steps=steps
+        calls,
+        rounds=settings.rounds,
+        samples=settings.samples,
+        burst=burst,
+        steps=steps,
+        beside=None if references is None else lambda: turns.append(references.take()),
     )
+    now = Now() if references is None else references.now(turns)
+    near, far = (now.chip(chip).memory(of) for of in ("on-chip", "off-chip"))
+    for m in group:
+        facts[m.placement] |= cliff_prediction.facts(
+            work,
+            chip,
+            now,
+            name=m.placement,
+            layers=config.layers,
+            rules=settings.rules,
+            steps=steps,
+        )
+    # Once for a size, since all its rows are predicted from it.
+    facts[group[0].placement] |= cliff_prediction.machine_facts(chip, now, group[0].dtype, steps)
     rest_s = latencies[REST].median_s
     return {
         m.placement: {

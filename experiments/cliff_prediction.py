@@ -2,7 +2,8 @@
 
 The same function is traced, its weights are placed by the same rules, and the chip and the stack
 are `emu.host()` and `emu.host_stack()`: numbers that were measured on reads and kernels of no
-model. Nothing of the sweep goes into it.
+model. Some of those are timed again beside each size (`emu.drift`), and chip and stack are as they
+say. Nothing of the sweep's own steps goes into it.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 
 import emu
+from emu.drift import Now
 from experiments.placements import Rules, with_cache
 
 Step = Callable[..., Any]
@@ -23,26 +25,51 @@ def traced(step: Step, weights: Any, cache: Any, hidden: jax.Array) -> emu.Work:
 
 
 def predicted(
-    work: emu.Work, chip: emu.Chip, name: str, *, layers: int, rules: Rules, steps: int = 1
+    work: emu.Work,
+    chip: emu.Chip,
+    now: Now,
+    *,
+    name: str,
+    layers: int,
+    rules: Rules,
+    steps: int = 1,
 ) -> emu.Timeline:
     """The step with its weights placed as a name says, over the edge if need be.
 
     Args:
       work: from `traced`.
       chip: from `emu.host`, with the two memories of a pair.
+      now: what became of chip and stack.
       name: of the placement.
       layers: how many the weights have.
       rules: what the placement "rules" means.
       steps: that one kernel runs, so that there are no others to start.
     """
-    system = emu.System(chip, stack=_stack(steps))
+    system = emu.System(now.chip(chip), stack=_stack(now, steps))
     placement = with_cache(work, system, name, layers=layers, rules=rules)
     return emu.predict(work, system, placement)
 
 
-def host_facts(chip: emu.Chip, dtype: str, steps: int = 1) -> dict[str, Any]:
-    """What a prediction in one dtype was made from, for the record."""
-    stack = _stack(steps)
+def facts(work: emu.Work, chip: emu.Chip, now: Now, **placed: Any) -> dict[str, Any]:
+    """What a row records of its prediction; the arguments are those of `predicted`."""
+    timeline = predicted(work, chip, now, **placed)
+    found = {
+        "predicted_s": float(timeline.seconds),
+        "predicted_breakdown_s": {part: float(s) for part, s in timeline.breakdown.items()},
+    }
+    if now != Now():  # what it is worth to time things again
+        found["predicted_by_host_s"] = float(predicted(work, chip, Now(), **placed).seconds)
+    return found
+
+
+def machine_facts(chip: emu.Chip, now: Now, dtype: str, steps: int = 1) -> dict[str, Any]:
+    """What all predictions of one size were made from, for the record."""
+    found = {"host": _host_facts(chip, dtype, steps)}
+    return found | ({} if now == Now() else {"now": dataclasses.asdict(now)})
+
+
+def _host_facts(chip: emu.Chip, dtype: str, steps: int) -> dict[str, Any]:
+    stack = _stack(Now(), steps)
     return {
         "per_step_s": stack.per_step_s.value,
         "per_kernel_s": stack.per_kernel_s.value,
@@ -60,8 +87,8 @@ def host_facts(chip: emu.Chip, dtype: str, steps: int = 1) -> dict[str, Any]:
     }
 
 
-def _stack(steps: int) -> emu.Stack:
-    stack = emu.host_stack()
+def _stack(now: Now, steps: int) -> emu.Stack:
+    stack = now.stack(emu.host_stack())
     if steps == 1:
         return stack
     per_step = stack.per_step_s

@@ -56,8 +56,8 @@ def figure(points: Sequence[Point], name: str = "cliff") -> Figure:
         panels=tuple(panels),
         columns=max(1, len(panels) // 2),
         note="Medians with whiskers from p10 to p90. Dashed: what emu.predict says of the same "
-        "step on emu.host(), whose numbers are of no model. Dotted: the capacity that this process "
-        "has.",
+        "step on emu.host(), whose numbers are of no model, some of them measured again beside "
+        "each size. Dotted: the capacity that this process has.",
     )
 
 

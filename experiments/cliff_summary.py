@@ -51,7 +51,9 @@ class Point:
     host_off_chip_s: float
     layer_count: int = 0  # whole or thin ones; 0: as many as `layers`
     predicted_s: float | None = None  # by `emu.predict`; None in rows of before it was recorded
+    predicted_by_host_s: float | None = None  # without what was timed again; None where nothing was
     host: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what that was made from
+    now: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # an `emu.drift.Now`'s fields
 
     @property
     def bytes_per_s(self) -> float:
@@ -118,7 +120,9 @@ def point(row: Row) -> Point:
         metered=latency["metered"],
         layer_count=m.get("layer_count", 0),
         predicted_s=m.get("predicted_s"),
+        predicted_by_host_s=m.get("predicted_by_host_s"),
         host=m.get("host", {}),
+        now=m.get("now", {}),
         device_mean_s=m.get("device_mean_s"),
         one_memory=m["pair"] == "memory-kind" and row["machine"]["backend"] == "cpu",
         scratchpad=m["pair"] == "persistent-kernel",

@@ -19,6 +19,7 @@ def tables(points: Sequence[Point]) -> tuple[Table, ...]:
         _mixed_table(points),
         cliff_errors.errors_table(points),
         cliff_errors.host_table(points),
+        cliff_errors.drift_table(points),
         _device_table(points),
         _rows_table(points),
         cliff_errors.rows_table(points),
@@ -67,8 +68,9 @@ def _pairs_table(points: Sequence[Point]) -> Table:
         note="Medians of one decode step of the layers alone, thin ones (parts of a layer, by "
         "key-value heads) counted as parts; a sample of a short one is the mean "
         "of several, enqueued without waiting. on/host and off/host: measured time "
-        "over that of the same products, as emu.host() measured them from that memory one after "
-        "the other, plus the rest of a step, measured on layers with next to no weights. "
+        "over that of the same products, as emu.host() measured them (and again beside each size) "
+        "from that memory one after the other, plus the rest of a step, measured on layers with "
+        "next to no weights. "
         "disturbed: samples during which other processes used the processor; they are in no median "
         "unless all are. *: so many that the row is not to be trusted.",
     )

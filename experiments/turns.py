@@ -24,6 +24,7 @@ def by_turns(
     steps: int = 1,
     warmup: int = 3,
     turn_s: float = 0.2,
+    beside: Callable[[], None] | None = None,
 ) -> dict[str, emu.Latency]:
     """Seconds per step of each callable.
 
@@ -36,6 +37,7 @@ def by_turns(
       steps: that each call is, in one program.
       warmup: calls at the start of a turn that are not counted.
       turn_s: how long a turn takes at the least; load is metered over it.
+      beside: has a turn at the end of each round too, and times what it likes by itself.
     """
     recorders = {name: emu.Recorder() for name in calls}
     for number in range(2 * rounds):
@@ -45,6 +47,8 @@ def by_turns(
             for _ in range(warmup):
                 jax.block_until_ready(call())
             _turn(call, recorders[name], samples, burst, steps, turn_s)
+        if beside is not None:
+            beside()
     return {name: recorder.latency() for name, recorder in recorders.items()}
 
 

@@ -84,3 +84,52 @@ def test_the_hosts_figures_are_told_once_for_each_memory_and_dtype():
     assert rows[0][5] == "50.0"  # GB/s of reads of 1 MB
     assert rows[1][4:8] == ("-",) * 4
     assert rows[0][-2:] == ("3.00", "10.0")
+
+
+def timed_again(point, per_kernel_s, **factors):
+    """The point with reads beside it, of so many times the bandwidth of then."""
+    reads = [
+        {
+            "memory": memory,
+            "dtype": point.dtype,
+            "read_bytes": 1_000_000,
+            "then_s": 1e-4,
+            "now_s": 1e-4 / factor,
+        }
+        for memory, factor in factors.items()
+    ]
+    now = {"reads": reads, "per_step_s": 1e-5, "per_kernel_s": per_kernel_s}
+    return dataclasses.replace(point, now=now)
+
+
+def test_the_report_tells_the_machines_drift_from_an_error():
+    first, second, *others = [
+        dataclasses.replace(p, predicted_by_host_s=1.3 * p.seconds) for p in PREDICTED
+    ]
+    beside = [
+        timed_again(first, 3e-6, llc=1.0, dram=0.5),
+        timed_again(second, 6e-6, llc=1.2, dram=0.8),
+        *others,
+    ]
+    found = cliff_errors.errors(beside, by_host=True)
+    assert found is not None
+    assert found.median == pytest.approx(0.3)
+    assert cliff_errors.errors(beside) == cliff_errors.errors(PREDICTED)
+    answer = cliff_report.answer(beside)
+    assert "off by 10% at the median" in answer[-2]
+    assert (
+        "llc gave 1.00 to 1.20 times and dram gave 0.500 to 0.800 times what emu.host() had "
+        "measured, and starting a kernel took 1.00 to 2.00 times as long. From that alone "
+        "predictions would be off by 30% at the median." in answer[-1]
+    )
+    assert cliff_errors.drift_table(beside).rows == (
+        ("llc", first.dtype, "1.00", "10.0", "11.0", "1.00", "1.10", "1.20"),
+        ("dram", first.dtype, "1.00", "10.0", "6.50", "0.500", "0.650", "0.800"),
+    )
+    assert all(row[-1] == "+30.0%" for row in cliff_errors.rows_table(beside).rows)
+
+
+def test_rows_beside_which_nothing_was_timed_again_are_reported_as_before():
+    assert cliff_errors.errors(PREDICTED, by_host=True) is None
+    assert cliff_errors.drift_table(PREDICTED).rows == ()
+    assert all(row[-1] == "-" for row in cliff_errors.rows_table(PREDICTED).rows)
