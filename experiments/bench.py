@@ -58,7 +58,8 @@ def _weights() -> dict[str, Weights]:
 
 def decode_rows() -> Iterator[Row]:
     """Tokens per second of every dtype, against the read limit, float32, and llama.cpp."""
-    checkpoint, weights = _checkpoint(), _weights()
+    checkpoint = _checkpoint()
+    weights = {dtype: load_weights(checkpoint, dtype, stacked=True) for dtype in DTYPES}
     prompt = checkpoint.tokenizer.encode(humaneval.tasks(1)[0].prompt)
     contestants = [
         decoding.decoder(dtype, checkpoint.config, w, prompt) for dtype, w in weights.items()

@@ -49,8 +49,6 @@ BURST_S = 5e-3  # short steps are timed several at once, or calling them would b
 IN_ONE_S = 2e-3  # of steps in one program: many times what calling it takes, and soon compiled
 MOST_STEPS = 32
 
-_WHOLE = ("on-chip", "off-chip")  # placements that split no stacked leaf
-
 REST = "the rest of a step"
 THIN = 8  # width of the layers that it is measured on
 
@@ -112,11 +110,11 @@ def _check_stacked(settings: Settings) -> None:
         raise ExperimentError(
             f"pair {persistent.PAIR!r} holds layers one by one: set config.stacked to False"
         )
-    whole = [name for name in settings.placements if name not in _WHOLE]
-    if whole:
+    split = [name for name in settings.placements if not placements.are_whole([name])]
+    if split:
         raise ExperimentError(
-            f"placement {whole[0]!r} would split stacked layers: with config.stacked place them "
-            f"{' and '.join(_WHOLE)}"
+            f"placement {split[0]!r} would split stacked layers: with config.stacked place them "
+            "on-chip and off-chip"
         )
 
 

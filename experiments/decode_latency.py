@@ -117,8 +117,10 @@ def run(planned: Plan, results: Results) -> tuple[str, ...]:
     with progress(len(todo), "HumanEval", "answer") as bar:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):
             asked = {r.task: r for r in planned.requests if _of(todo, dtype, r.task)}
-            weights = load_weights(checkpoint, dtype)
             spread = planned.spreads[dtype]
+            # A call costs its program some microseconds a leaf: stacks of layers are few.
+            stacked = spread is None and placements.are_whole(settings.placements)
+            weights = load_weights(checkpoint, dtype, stacked=stacked)
             if spread is not None:
                 weights = spread.layout.put(weights)
             engines = {

@@ -29,6 +29,7 @@ from models.generate import (
     step_token,
 )
 from models.sampling import Sampling
+from models.structure import is_scanned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,7 @@ def engine(
             prefill=realized,
             step=lambda cache, tokens: realized(cache, tokens, None),
             cache_dtype=cache_dtype(weights),
+            scanned=is_scanned(weights),
         )
     else:
         rows, put_cache = spread.layout.rows, spread.put_cache

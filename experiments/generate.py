@@ -46,7 +46,8 @@ def main() -> None:
     checkpoint = open_checkpoint(resolve(_MODEL.value))
     prompt = prompt_ids(checkpoint, text, raw=_RAW.value)
     check_length(checkpoint, len(prompt), _MAX_TOKENS.value)
-    loaded = program(checkpoint.config, load_weights(checkpoint, _DTYPE.value), sampling)
+    weights = load_weights(checkpoint, _DTYPE.value, stacked=True)
+    loaded = program(checkpoint.config, weights, sampling)
     length = cache_length([len(prompt)], max(_MAX_TOKENS.value, 2))
     _warm(loaded, checkpoint, prompt, length)
     stop = not _RAW.value if _STOP.value is None else _STOP.value

@@ -23,7 +23,14 @@ NAMES = ("on-chip", "off-chip", "fit", "attention-on-chip", "half-on-chip", "rul
 PAIRS: tuple[Mechanism, ...] = ("rotation", persistent.PAIR, "memory-kind")
 FOUND = "found"  # a config's pair, until it is known where it runs
 
+_WHOLE = ("on-chip", "off-chip")
+
 Rules = tuple[tuple[str, str], ...]
+
+
+def are_whole(names: Sequence[str]) -> bool:
+    """Whether these placements put each kind of leaf into one memory, in all layers alike."""
+    return all(name in _WHOLE for name in names)
 
 
 def check(names: Sequence[str], rules: Rules, pair: str) -> None:

@@ -1,7 +1,18 @@
 """Native batch-1 products, called through `jax.ffi`, with the plain JAX fallback."""
 
 from kernels.pages import LargePages
-from kernels.products import ATTEND, MATVEC, Matrix, attend, available, matvec, native, plain, read
+from kernels.products import (
+    ATTEND,
+    MATVEC,
+    Matrix,
+    attend,
+    available,
+    matvec,
+    native,
+    plain,
+    read,
+    rms_norm,
+)
 
 __all__ = [
     "ATTEND",
@@ -14,4 +25,5 @@ __all__ = [
     "native",
     "plain",
     "read",
+    "rms_norm",
 ]

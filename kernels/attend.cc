@@ -176,22 +176,31 @@ void AttendAll(const Shape& s, const float* q, const float* new_key,
   Combine(s, spans, parts, mixed, out);
 }
 
-ffi::Error Attend(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
-                  ffi::Buffer<ffi::F32> new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
-                  ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> angles,
-                  ffi::Result<ffi::Buffer<ffi::F32>> mixed, ffi::Result<ffi::AnyBuffer> keys_out,
-                  ffi::Result<ffi::AnyBuffer> values_out) {
-  const auto dims = keys.dimensions();  // [1, kv_heads, length, width]
+ffi::Error AttendIn(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
+                    ffi::Buffer<ffi::F32> new_value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
+                    ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> angles,
+                    const int32_t* layer, ffi::Result<ffi::Buffer<ffi::F32>> mixed,
+                    ffi::Result<ffi::AnyBuffer> keys_out, ffi::Result<ffi::AnyBuffer> values_out) {
+  auto dims = keys.dimensions();  // [1, kv_heads, length, width], or layers of such
+  int64_t before = 0;  // bytes of the layers before this one
+  if (layer != nullptr && dims.size() == 5) {
+    const int64_t layers = std::max<int64_t>(dims[0], 1);
+    before = static_cast<int64_t>(keys.size_bytes()) / layers *
+             std::clamp<int64_t>(*layer, 0, layers - 1);
+    dims = dims.last(4);
+  }
   if (dims.size() != 4 || dims[0] != 1) return ffi::Error::InvalidArgument("keys: not [1, …]");
   Shape s{dims[1], 0, dims[2], dims[3], int64_t{position.typed_data()[0]} + 1};
   s.group = static_cast<int64_t>(q.element_count()) / (s.kv_heads * s.width);
   // A fixed-shape update clamps a position past the end; so does this.
   if (s.held < 1) s.held = 1;
   if (s.held > s.length) s.held = s.length;
-  void* const k = keys_out->untyped_data();
-  void* const v = values_out->untyped_data();
+  char* k = static_cast<char*>(keys_out->untyped_data());
+  char* v = static_cast<char*>(values_out->untyped_data());
   if (k != keys.untyped_data()) std::memcpy(k, keys.untyped_data(), keys.size_bytes());
   if (v != values.untyped_data()) std::memcpy(v, values.untyped_data(), values.size_bytes());
+  k += before;
+  v += before;
 
   if (static_cast<int64_t>(angles.element_count()) != s.width)
     return ffi::Error::InvalidArgument("angles: not [2, head_width / 2]");
@@ -212,7 +221,38 @@ ffi::Error Attend(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
   }
 }
 
+ffi::Error Attend(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> key, ffi::Buffer<ffi::F32> value,
+                  ffi::AnyBuffer keys, ffi::AnyBuffer values, ffi::Buffer<ffi::S32> position,
+                  ffi::Buffer<ffi::F32> angles, ffi::Result<ffi::Buffer<ffi::F32>> mixed,
+                  ffi::Result<ffi::AnyBuffer> keys_out, ffi::Result<ffi::AnyBuffer> values_out) {
+  return AttendIn(q, key, value, keys, values, position, angles, nullptr, mixed, keys_out, values_out);
+}
+
+ffi::Error AttendInStack(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> key,
+                         ffi::Buffer<ffi::F32> value, ffi::AnyBuffer keys, ffi::AnyBuffer values,
+                         ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::F32> angles,
+                         ffi::Buffer<ffi::S32> layer, ffi::Result<ffi::Buffer<ffi::F32>> mixed,
+                         ffi::Result<ffi::AnyBuffer> keys_out,
+                         ffi::Result<ffi::AnyBuffer> values_out) {
+  return AttendIn(q, key, value, keys, values, position, angles, layer.typed_data(), mixed, keys_out,
+                  values_out);
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_attend_in_stack, AttendInStack,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_attend, Attend,
                               ffi::Ffi::Bind()

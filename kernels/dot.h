@@ -19,7 +19,6 @@ constexpr int kLanes = 8;
 // Weights are asked for so far ahead, into the second cache: the processor's own prefetchers stop
 // at every page, and the conversion of int8 fills its window before it has asked for the next.
 constexpr int kAheadBytes = 8192;
-constexpr int kSums = 4;  // kept apart, so that a sum need not wait for the one before
 
 struct Bf16 {
   uint16_t bits;
@@ -84,11 +83,16 @@ inline float Sum(F32 v) {
 #endif
 }
 
+// Sums that are kept apart, so that none need wait for the one before, and so many that a turn takes
+// two cache lines of float32 and of bfloat16: with one line a turn bfloat16 streamed 3 % slower.
+template <typename W>
+constexpr int kSums = sizeof(W) == 4 ? 4 : 8;
+
 // The lines of kSums × kLanes weights, kAheadBytes on.
 template <typename W>
 inline void Prefetch(const W* weights) {
   const char* ahead = reinterpret_cast<const char*>(weights) + kAheadBytes;
-  for (size_t byte = 0; byte < kSums * kLanes * sizeof(W); byte += 64)
+  for (size_t byte = 0; byte < kSums<W> * kLanes * sizeof(W); byte += 64)
     __builtin_prefetch(ahead + byte, 0, 2);
 }
 
@@ -96,14 +100,16 @@ inline void Prefetch(const W* weights) {
 // once saves loads of x, but its four streams halve what the prefetchers bring in from DRAM.
 template <typename W>
 inline float Dot(const W* row, const float* x, int64_t n) {
-  F32 sums[kSums] = {};
+  F32 sums[kSums<W>] = {};
   int64_t i = 0;
-  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+  for (; i + kSums<W> * kLanes <= n; i += kSums<W> * kLanes) {
     Prefetch(row + i);
-    for (int s = 0; s < kSums; ++s)
+    for (int s = 0; s < kSums<W>; ++s)
       sums[s] += Load(row + i + s * kLanes) * Load(x + i + s * kLanes);
   }
-  float total = Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (int half = kSums<W> / 2; half > 0; half /= 2)
+    for (int s = 0; s < half; ++s) sums[s] += sums[s + half];
+  float total = Sum(sums[0]);
   for (; i < n; ++i) total += Scalar(row[i]) * x[i];
   return total;
 }

@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = (FOLDER / "matvec.cc", FOLDER / "attend.cc", FOLDER / "read.cc")
+SOURCES = (FOLDER / "matvec.cc", FOLDER / "attend.cc", FOLDER / "norm.cc", FOLDER / "read.cc")
 HEADERS = (FOLDER / "ahead.h", FOLDER / "dot.h", FOLDER / "parallel.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-pthread", "-fPIC", "-shared", "-fno-math-errno")
 

@@ -74,8 +74,26 @@ std::vector<emu::Share> Shares(const std::vector<Matrix>& matrices, int64_t bloc
   return shares;
 }
 
-ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
-                  ffi::RemainingRets rets) {
+// The part of a buffer that is one layer's: all of it, or the layer-th of so many in a stack.
+struct Part {
+  const char* data;
+  int64_t count;
+};
+
+Part PartOf(const ffi::AnyBuffer& buffer, const int32_t* layer) {
+  Part part{static_cast<const char*>(buffer.untyped_data()),
+            static_cast<int64_t>(buffer.element_count())};
+  if (layer == nullptr) return part;
+  const int64_t layers = std::max<int64_t>(buffer.dimensions().size() ? buffer.dimensions()[0] : 1, 1);
+  part.count /= layers;
+  // A slice of fixed shape clamps an index past the end; so does this.
+  const int64_t index = std::clamp<int64_t>(*layer, 0, layers - 1);
+  part.data += index * part.count * WidthOf(buffer.element_type());
+  return part;
+}
+
+ffi::Error Products(ffi::AnyBuffer x, const int32_t* layer, ffi::RemainingArgs args,
+                    ffi::RemainingRets rets) {
   if (x.element_type() != ffi::DataType::F32) return ffi::Error::InvalidArgument("x: not float32");
   const int64_t n = static_cast<int64_t>(x.element_count());
   const float* const input = static_cast<const float*>(x.untyped_data());
@@ -90,18 +108,21 @@ ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
     if (!Takes(w->element_type())) return ffi::Error::InvalidArgument("weights: not float32, bfloat16 or int8");
     Matrix m{};
     m.dtype = w->element_type();
-    m.weights = w->untyped_data();
+    if (layer != nullptr && w->dimensions().size() != 3)
+      return ffi::Error::InvalidArgument("weights: not [layers, out, in]");
+    const Part weights = PartOf(*w, layer);
+    m.weights = weights.data;
     m.y = static_cast<float*>((*y)->untyped_data());
     m.rows = static_cast<int64_t>((*y)->element_count());
     if ((*y)->element_type() != ffi::DataType::F32 ||
-        static_cast<int64_t>(w->element_count()) != m.rows * n)
+        weights.count != m.rows * n)
       return ffi::Error::InvalidArgument("weights: not [out, in]");
     if (m.dtype == ffi::DataType::S8) {
       auto scale = args.get<ffi::AnyBuffer>(next++);
       if (!scale || scale->element_type() != ffi::DataType::F32 ||
-          static_cast<int64_t>(scale->element_count()) != m.rows)
+          PartOf(*scale, layer).count != m.rows)
         return ffi::Error::InvalidArgument("int8 weights need a float32 scale [out]");
-      m.scale = static_cast<const float*>(scale->untyped_data());
+      m.scale = reinterpret_cast<const float*>(PartOf(*scale, layer).data);
     }
     m.block_rows = std::max<int64_t>(kBlockWeights / std::max<int64_t>(n, 1), 1);
     m.first_block = blocks;
@@ -122,7 +143,23 @@ ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args,
   return ffi::Error::Success();
 }
 
+ffi::Error MatVec(ffi::AnyBuffer x, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  return Products(x, nullptr, args, rets);
+}
+
+ffi::Error MatVecOfStack(ffi::AnyBuffer x, ffi::Buffer<ffi::S32> layer, ffi::RemainingArgs args,
+                         ffi::RemainingRets rets) {
+  return Products(x, layer.typed_data(), args, rets);
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_matvec_of_stack, MatVecOfStack,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .RemainingArgs()
+                                  .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(emu_matvec, MatVec,
                               ffi::Ffi::Bind()

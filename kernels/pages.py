@@ -7,6 +7,7 @@ hence blocks much larger than a weight, which NumPy asks that of. Elsewhere, and
 than CPUs, arrays are put where JAX puts them.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -39,10 +40,22 @@ class LargePages:
             elsewhere: jax.Array = jax.device_put(values, sharding, may_alias=False)
             return elsewhere
         held = np.asarray(values)
-        where = self._room(held.nbytes).view(held.dtype).reshape(held.shape)
-        np.copyto(where, held)
-        put: jax.Array = jax.device_put(where, sharding, may_alias=True)
+        room = self.room(held.shape, held.dtype)
+        np.copyto(room, held)
+        put: jax.Array = jax.device_put(room, sharding, may_alias=True)
         return put
+
+    def room(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Room for an array, to be filled and then given to `filled`."""
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        room: np.ndarray = self._room(nbytes).view(dtype).reshape(shape)
+        return room
+
+    @staticmethod
+    def filled(room: np.ndarray) -> jax.Array:
+        """A jax array of a filled `room`, on the default device; on a CPU it lies in that room."""
+        array: jax.Array = jax.device_put(room, may_alias=True)
+        return array
 
     def _room(self, nbytes: int) -> np.ndarray:
         begin = -(-self._used // LINE_BYTES) * LINE_BYTES

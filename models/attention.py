@@ -28,6 +28,8 @@ class Place(NamedTuple):
     )  # float32 [2, B, T, turning / 2], of `rope.angles`; None: nothing turns
     # int32 [B], how many of the new tokens are real; None: all
     lengths: jax.Array | None = None
+    # int32 []: caches are stacks of all layers', and this one's is the `layer`-th; None: its own
+    layer: jax.Array | None = None
 
 
 def append_and_attend(
@@ -46,7 +48,7 @@ def append_and_attend(
     Args:
       q: [B, T, heads, head_width], in the dtype of the arithmetic.
       k, v: [B, T, kv_heads, head_width].
-      cache: of this layer.
+      cache: of this layer; of all layers, where the place names one (and `is_native` holds).
       place: where the new tokens stand.
       window: tokens that each one attends to, itself included; None: all.
       chunked: it does not slide; contexts are cut into chunks of `window`.
@@ -56,14 +58,27 @@ def append_and_attend(
       [B, T, heads, head_width] in q's dtype, and the cache with T tokens more.
     """
     one_token = q.shape[:2] == (1, 1) and q.dtype == jnp.float32
-    if window is None and sinks is None and one_token and kernels.native():
-        done = _natively(q, k, v, cache, place)
-        if done is not None:
-            return done
+    plain = window is None and sinks is None
+    if one_token and plain and is_native(cache, place, q.shape[-1]):
+        return _natively(q, k, v, cache, place)
     q, k = rope.rotate(q, place.angles), rope.rotate(k, place.angles)
     cache = append(cache, k, v, place.position, ring=window is not None)
     seen = seen_slots(place.position, q.shape[1], slot_count(cache.keys), window, chunked=chunked)
     return attend(q, cache.keys, cache.values, seen, sinks), cache
+
+
+def is_native(cache: KeysValues, place: Place, width: int) -> bool:
+    """Whether one token goes through `kernels.attend`, which knows no windows and no sinks.
+
+    Nor does it take slots with scales, or turn less than the whole `width` of a head.
+    """
+    types = {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}
+    return (
+        kernels.native()
+        and place.angles is not None
+        and 2 * place.angles.shape[-1] == width
+        and not any(isinstance(s, ScaledSlots) or s.dtype not in types for s in cache[:2])
+    )
 
 
 def append(
@@ -148,23 +163,16 @@ def attend(
 
 
 def _natively(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    cache: KeysValues,
-    place: Place,
-) -> tuple[jax.Array, KeysValues] | None:
-    """One token through `kernels.attend`; None where it lacks the type or the rotation."""
+    q: jax.Array, k: jax.Array, v: jax.Array, cache: KeysValues, place: Place
+) -> tuple[jax.Array, KeysValues]:
+    """One token through `kernels.attend`."""
     keys, values, _ = cache
-    position, angles, _ = place
-    if angles is None or 2 * angles.shape[-1] != q.shape[-1]:
-        return None
-    if isinstance(keys, ScaledSlots) or isinstance(values, ScaledSlots):
-        return None
-    if not {keys.dtype, values.dtype} <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}:
-        return None
+    assert place.angles is not None
+    assert not isinstance(keys, ScaledSlots)
+    assert not isinstance(values, ScaledSlots)
+    angles = place.angles[:, 0, 0]
     mixed, keys, values = kernels.attend(
-        q[0, 0], k[0, 0], v[0, 0], keys, values, position, angles[:, 0, 0]
+        q[0, 0], k[0, 0], v[0, 0], keys, values, place.position, angles, place.layer
     )
     return mixed[None, None], KeysValues(keys, values)
 

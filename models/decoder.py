@@ -6,7 +6,8 @@ are stored in; norms, softmax, sums within products and logits are in float32.
 
 The layers are a list, each with weights of its own; or scanned, with the weights of all layers of
 a group (`models.layer_kinds`) stacked on a leading axis, so that a program's size, and the time to
-trace it, does not grow with their number. Both compute the same.
+trace it, does not grow with their number. Both compute the same. A scan slices each layer out of
+the stacks; for one token native products can read them where they lie (`in_place`).
 """
 
 from typing import Any
@@ -16,13 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import rope
-from models.attention import Place
+from models.attention import Place, is_native
 from models.cache import KVCache
 from models.config import DecoderConfig
 from models.layer import Layer, ParallelLayer, layer
 from models.layer_kinds import Run
 from models.linear import Embedding, Linear, products
 from models.norms import norm
+from models.of_stack import OfStack
 from models.rope_config import Rope
 from models.slots import KeysValues
 
@@ -43,12 +45,17 @@ class Stack(nnx.Module):
             self.layers = nnx.Dict({g.name: layer(config, g.kind) for g in groups})
 
     def run_layers(
-        self, x: jax.Array, cache: KVCache, lengths: jax.Array | None = None
+        self,
+        x: jax.Array,
+        cache: KVCache,
+        lengths: jax.Array | None = None,
+        *,
+        in_place: bool = False,
     ) -> tuple[jax.Array, KVCache]:
         """Carry x [B, T, width] through all layers; the cache holds T tokens more.
 
         lengths: int32 [B], how many of each row's tokens are real; states that recur are carried
-        over those alone. None: all.
+        over those alone. None: all. in_place: see `models.steps.decode_step`.
         """
         cache.check_room(x.shape[1])
         positions = cache.position[:, None] + jnp.arange(x.shape[1])
@@ -63,7 +70,10 @@ class Stack(nnx.Module):
         if self.scanned:
             for run in self.config.runs:
                 mine, caches = caches[: len(run.groups)], caches[len(run.groups) :]
-                x, updated = self._scan(run, x, mine, places)
+                scan = self._scan
+                if in_place and self._can_stay(run, x, mine, places):
+                    scan = self._scan_in_place
+                x, updated = scan(run, x, mine, places)
                 after += updated
         else:
             for one, kind, held in zip(self.layers, self.config.kinds, caches, strict=True):
@@ -75,9 +85,7 @@ class Stack(nnx.Module):
         self, run: Run, x: jax.Array, caches: list[KeysValues], places: Places
     ) -> tuple[jax.Array, list[KeysValues]]:
         """Go through the repeats of a run, whose weights and caches are stacked."""
-        alone = isinstance(self.layers, Layer | ParallelLayer)
-        layers = [self.layers if alone else self.layers[group.name] for group in run.groups]
-        split = [nnx.split(one) for one in layers]
+        split = self._split(run)
 
         def repeat(x, stacked):  # type: ignore[no-untyped-def]
             updated = []
@@ -91,6 +99,45 @@ class Stack(nnx.Module):
         states = [state for _, state in split]
         x, updated = jax.lax.scan(repeat, x, list(zip(states, caches, strict=True)))
         return x, updated
+
+    def _scan_in_place(
+        self, run: Run, x: jax.Array, caches: list[KeysValues], places: Places
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """The same, with neither weights nor caches sliced out of their stacks."""
+        split = self._split(run)
+
+        def repeat(carry, number):  # type: ignore[no-untyped-def]
+            x, caches = carry
+            updated = []
+            for (structure, stacks), group, cache in zip(split, run.groups, caches, strict=True):
+                state = jax.tree.map(lambda stack: OfStack(stack, number), stacks)
+                one = nnx.merge(structure, state)
+                x, new = one(x, cache, places[group.kind.rope]._replace(layer=number))
+                updated.append(new)
+            return (x, updated), None
+
+        (x, updated), _ = jax.lax.scan(repeat, (x, caches), jnp.arange(run.repeats))
+        return x, updated
+
+    def _split(self, run: Run) -> list[tuple[Any, Any]]:
+        """The structure and the stacked weights of each group's layers."""
+        alone = isinstance(self.layers, Layer | ParallelLayer)
+        return [nnx.split(self.layers if alone else self.layers[g.name]) for g in run.groups]
+
+    def _can_stay(self, run: Run, x: jax.Array, caches: list[KeysValues], places: Places) -> bool:
+        """Whether native products would take one token through these layers."""
+        config = self.config
+        plain = config.latent is None and config.delta is None and not config.sinks
+        return (
+            plain
+            and x.shape[:2] == (1, 1)
+            and x.dtype == jnp.float32
+            and all(
+                group.kind.window is None
+                and is_native(cache, places[group.kind.rope], config.head_width)
+                for group, cache in zip(run.groups, caches, strict=True)
+            )
+        )
 
 
 class Decoder(Stack):

@@ -20,6 +20,7 @@ from models.config import DecoderConfig
 from models.errors import ModelError
 from models.sampling import Sampling, choose
 from models.steps import Weights
+from models.structure import is_scanned
 
 CHUNK = 1024  # tokens of a prompt taken at once; attention's scores are CHUNK × cache length
 
@@ -34,6 +35,8 @@ class Program:
     """(cache, tokens [B]) → the next tokens, [B], and the cache."""
     cache_dtype: jax.typing.DTypeLike = jnp.float32
     """What a cache holds where the caller names nothing else: float32 or bfloat16."""
+    scanned: bool = False
+    """Whether the layers' weights are stacked, and so the cache."""
 
 
 def prefill_token(
@@ -53,7 +56,7 @@ def step_token(
     config: DecoderConfig, sampling: Sampling, weights: Weights, cache: KVCache, tokens: jax.Array
 ) -> tuple[jax.Array, KVCache]:
     """Append tokens [B] and choose the next one of every row: int32 [B]."""
-    logits, cache = steps.decode_step(config, weights, cache, tokens[:, None])
+    logits, cache = steps.decode_step(config, weights, cache, tokens[:, None], in_place=True)
     return choose(sampling, logits[:, 0], cache.position), cache
 
 
@@ -65,6 +68,7 @@ def program(config: DecoderConfig, weights: Weights, sampling: Sampling | None =
         prefill=functools.partial(prefill, leaves),
         step=functools.partial(step, leaves),
         cache_dtype=cache_dtype(weights),
+        scanned=is_scanned(weights),
     )
 
 
@@ -134,7 +138,10 @@ def generate(
         with `max_tokens` do not fit the cache or the model's context.
     """
     dtype = program.cache_dtype if cache_dtype is None else cache_dtype
-    cache = _checked_cache(config, prompts, max_tokens, length, dtype)
+    length = _checked_length(config, prompts, max_tokens, length)
+    cache = new_cache(
+        config, batch=len(prompts), length=length, dtype=dtype, scanned=program.scanned
+    )
     tokens, cache = _prefilled(program, cache, prompts)
     ended = [False] * len(prompts)
     for count in range(1, max_tokens + 1):
@@ -181,13 +188,9 @@ def _chunks(tokens: int) -> list[int]:
     return sizes
 
 
-def _checked_cache(
-    config: DecoderConfig,
-    prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    length: int | None,
-    dtype: jax.typing.DTypeLike,
-) -> KVCache:
+def _checked_length(
+    config: DecoderConfig, prompts: Sequence[Sequence[int]], max_tokens: int, length: int | None
+) -> int:
     if not prompts or not all(len(p) for p in prompts):
         raise ModelError("generate: every prompt needs at least one token")
     if max_tokens < 1:
@@ -209,4 +212,4 @@ def _checked_cache(
             f"generate: a prompt of {max(lengths)} tokens and {max_tokens} more need {needed} "
             f"cache slots, and the cache has {length}; lengthen the cache, or shorten the prompt"
         )
-    return new_cache(config, batch=len(prompts), length=length or needed, dtype=dtype)
+    return length or needed

@@ -51,7 +51,7 @@ def products(x: jax.Array, *maps: Linear | Embedding) -> tuple[jax.Array, ...]:
     outs: tuple[jax.Array, ...]
     one_token = x.shape[:2] == (1, 1) and x.dtype == jnp.float32
     if one_token and len(native) == len(matrices):
-        outs = tuple(y[None, None] for y in kernels.matvec(x[0, 0], native))
+        outs = tuple(y[None, None] for y in kernels.matvec(x[0, 0], native, matrices[0].layer))
     else:
         outs = tuple(m.product(x) for m in matrices)
     return tuple(

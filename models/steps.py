@@ -23,7 +23,12 @@ Weights = dict[str, Any]
 
 
 def decode_step(
-    config: DecoderConfig, weights: Weights, cache: KVCache, tokens: jax.Array
+    config: DecoderConfig,
+    weights: Weights,
+    cache: KVCache,
+    tokens: jax.Array,
+    *,
+    in_place: bool = False,
 ) -> tuple[jax.Array, KVCache]:
     """Append T ≥ 1 tokens to every sequence.
 
@@ -33,12 +38,16 @@ def decode_step(
       cache: its `position` [B] says where each sequence's tokens go; callers see to it that
         position + T ≤ the cache's length.
       tokens: int32 [B, T].
+      in_place: with stacked layers, one token of one sequence reads its weights and its cache where
+        they lie in their stacks, where the native products take them; else, or otherwise, each
+        layer's are sliced out first. What a trace says of slices is what it says of layers by
+        themselves, so traces take those.
 
     Returns:
       float32 logits [B, T, vocab] after each of the tokens, and the cache, T tokens on.
     """
     model = fill(Decoder, config, weights)
-    hidden, cache = model.run_layers(model.embed(tokens), cache)
+    hidden, cache = model.run_layers(model.embed(tokens), cache, in_place=in_place)
     return model.logits(hidden), cache
 
 

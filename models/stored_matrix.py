@@ -1,4 +1,8 @@
-"""A matrix as it is stored: its numbers and the scales beside them, taken from a module."""
+"""A matrix as it is stored: its numbers and the scales beside them, taken from a module.
+
+They may lie in stacks of all layers' (`models.of_stack`): then they are sliced out for anything but
+native products.
+"""
 
 import dataclasses
 
@@ -8,6 +12,7 @@ from flax import nnx
 
 import kernels
 from models.formats import SCALE, TENSOR_SCALE, ZERO, widen
+from models.of_stack import OfStack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,28 +23,48 @@ class StoredMatrix:
     scale: jax.Array | None = None
     tensor_scale: jax.Array | None = None
     zero: jax.Array | None = None
+    layer: jax.Array | None = None  # int32 []: the others are stacks, of which it is this one's
 
     @staticmethod
     def of(module: nnx.Module, name: str) -> "StoredMatrix":
         """The module's weights of that name; its scales are there where the format has them."""
+        numbers = getattr(module, name).get_value()
         beside = (getattr(module, name + suffix, None) for suffix in (SCALE, TENSOR_SCALE, ZERO))
-        return StoredMatrix(
-            getattr(module, name)[...], *(None if one is None else one[...] for one in beside)
-        )
+        held = [None if one is None else one.get_value() for one in beside]
+        if isinstance(numbers, OfStack):
+            scale, tensor_scale, zero = (None if one is None else one.stack for one in held)
+            return StoredMatrix(numbers.stack, scale, tensor_scale, zero, numbers.layer)
+        return StoredMatrix(numbers, *held)
 
     @property
     def native(self) -> kernels.Matrix | None:
-        """As `kernels.matvec` takes it; None where it does not."""
+        """As `kernels.matvec` takes it, with `layer`; None where it does not."""
         if self.scale is None:
             return self.numbers
         return (self.numbers, self.scale) if self.numbers.dtype == jnp.int8 else None
 
+    def sliced(self) -> "StoredMatrix":
+        """The same out of its stacks."""
+        if self.layer is None:
+            return self
+        layer = self.layer
+
+        def part(stack: jax.Array | None) -> jax.Array | None:
+            return None if stack is None else OfStack(stack, layer)[...]
+
+        numbers = OfStack(self.numbers, layer)[...]
+        return StoredMatrix(numbers, part(self.scale), part(self.tensor_scale), part(self.zero))
+
     def dense(self) -> jax.Array:
         """In float32."""
+        if self.layer is not None:
+            return self.sliced().dense()
         return widen(self.numbers, self.scale, self.tensor_scale, self.zero)
 
     def product(self, x: jax.Array) -> jax.Array:
         """x [..., in] times [out, in]: [..., out] in x's dtype."""
+        if self.layer is not None:
+            return self.sliced().product(x)
         if self.scale is None or self.scale.ndim == 1:  # a scale per row can wait
             one_each = self.numbers if self.scale is None else (self.numbers, self.scale)
             return kernels.plain(x, one_each)
@@ -47,6 +72,8 @@ class StoredMatrix:
 
     def take(self, ids: jax.Array) -> "StoredMatrix":
         """Entries of the leading axis: an expert's matrices, a token's rows."""
+        if self.layer is not None:
+            return self.sliced().take(ids)
         whole = self.tensor_scale
         return StoredMatrix(
             self.numbers[ids],

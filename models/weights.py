@@ -4,6 +4,7 @@ Leaves are made one by one, so that loading needs little more memory than the re
 means is in `models.formats`; scales sit beside what they scale (`kernel_scale`, `weight_scale`).
 """
 
+import dataclasses
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from kernels import LargePages
 from models.errors import ModelError
 from models.formats import check_format, quantize
 from models.shapes import STORED, format_of
+from models.stacking import places_in_stacks
 from models.stored import Checkpoint
 
 Weights = dict[str, Any]
@@ -23,27 +25,45 @@ DTYPES = ("float32", "bfloat16", "int8")  # those that the native products take
 
 
 def load_weights(
-    checkpoint: Checkpoint, dtype: str = "float32", layers: int | None = None
+    checkpoint: Checkpoint,
+    dtype: str = "float32",
+    layers: int | None = None,
+    *,
+    stacked: bool = False,
 ) -> Weights:
     """The weights of a checkpoint as a tree of jax arrays on the default device.
 
-    Keys are those of `models.shapes`, with the layers' numbers as ints. `dtype` is a format of
-    `models.formats`; norm scales and biases are float32 whatever it is. `layers` takes the first
-    so many only. Shows a progress bar when it takes over a second. Raises ModelError for an unknown
-    dtype, a count of layers that the model does not have, and weights that are not finite.
+    Keys are those of `models.shapes`, with the layers' numbers as ints; `stacked`: alike ones in
+    stacks, as `models.stacking` names them. `dtype` is a format of `models.formats`; norm scales
+    and biases are float32 whatever it is. `layers` takes the first so many only. Shows a progress
+    bar when it takes over a second. Raises ModelError for an unknown dtype, a count of layers that
+    the model does not have, and weights that are not finite.
     """
     check_format(dtype)
     count = checkpoint.config.layers
     if layers is not None and not 1 <= layers <= count:
         raise ModelError(f"{checkpoint.name} has 1 to {count} layers to take, not {layers}")
     names = [name for name in checkpoint.tensor_names if _layer_of(name) < (layers or count)]
+    config = dataclasses.replace(checkpoint.config, layers=layers or count)
+    places = places_in_stacks(config) if stacked else {}
+    rooms: dict[str, np.ndarray] = {}  # of stacks
     weights: Weights = {}
     pages = LargePages()
     for name in tqdm.tqdm(
         names, desc=f"loading {checkpoint.name}", delay=1.0, leave=False, disable=None
     ):
         for leaf, values in _stored_as(name, checkpoint.read(name), dtype).items():
-            _insert(weights, leaf, pages.put(values))
+            if not stacked or not leaf.startswith("layers/"):
+                _insert(weights, leaf, pages.put(values))
+                continue
+            _, number, rest = leaf.split("/", 2)
+            place = places[int(number)]
+            key = f"{place.stack}/{rest}"
+            if key not in rooms:
+                rooms[key] = pages.room((place.depth, *values.shape), values.dtype)
+            rooms[key][place.row] = values
+    for key, room in rooms.items():
+        _insert(weights, key, pages.filled(room))
     return weights
 
 

@@ -1,11 +1,13 @@
 """The axes of this project's own native products (`kernels`)."""
 
+from collections.abc import Sequence
+
 from emu.axes import Ids, together
 from emu.axis_rules.elementwise import axes_of
 from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
 from emu.values import Value
-from kernels.products import ATTEND, MATVEC
+from kernels.products import ATTEND, ATTEND_IN_STACK, MATVEC, MATVEC_OF_STACK, RMS_NORM
 
 
 @axis_rule("ffi_call", name=MATVEC)
@@ -25,10 +27,48 @@ def matvec(site: Site, x: Value, *operands: Value) -> Followed:
     return Followed(outs=outs, axes=every, summed=width)
 
 
+@axis_rule("ffi_call", name=MATVEC_OF_STACK)
+def matvec_of_stack(site: Site, x: Value, _layer: Value, *operands: Value) -> Followed:
+    """As `matvec`, with a leading axis of layers, of which one is taken."""
+    factors = site.tape.factors
+    (width,) = axes_of(site, x)
+    layers: list[Ids] = []
+    outs: list[tuple[Ids, ...]] = []
+    for operand in operands:
+        first, *axes = axes_of(site, operand)
+        layers.append(first)
+        if len(axes) == 1:
+            factors.unify(axes[0], outs[-1][0])
+            continue
+        factors.unify(axes[1], width)
+        outs.append((axes[0],))
+    every = together((width, *(out for (out,) in outs)))
+    return Followed(outs=outs, axes=every, summed=width, indexed=together(layers))
+
+
+@axis_rule("ffi_call", name=RMS_NORM)
+def rms_norm(site: Site, x: Value, scale: Value) -> Followed:
+    """Rows of x, each scaled by its own sum of squares and by a factor for each column."""
+    axes, (columns,) = axes_of(site, x), axes_of(site, scale)
+    site.tape.factors.unify(axes[-1], columns)
+    return Followed(outs=[axes], axes=together(axes), summed=columns)
+
+
 @axis_rule("ffi_call", name=ATTEND)
 def attend(site: Site, *values: Value) -> Followed:
     """One token's heads over the cache; see `kernels.attend` for the shapes."""
-    q, key, value, keys, cached, *_ = (axes_of(site, v) for v in values)
+    return _attend(site, values, stacked=False)
+
+
+@axis_rule("ffi_call", name=ATTEND_IN_STACK)
+def attend_in_stack(site: Site, *values: Value) -> Followed:
+    """As `attend`, with a leading axis of layers before each cache's, of which one is taken."""
+    return _attend(site, values, stacked=True)
+
+
+def _attend(site: Site, values: Sequence[Value], *, stacked: bool) -> Followed:
+    q, key, value, *caches = (axes_of(site, v) for v in values[:5])
+    keys, cached = (axes[1:] for axes in caches) if stacked else caches
     factors = site.tape.factors
     heads, kv = values[0].shape.dims[0], values[1].shape.dims[0]
     groups = factors.split(q[0], (kv, heads // kv))
@@ -42,9 +82,9 @@ def attend(site: Site, *values: Value) -> Followed:
     every = together((*q, *keys, *cached))
     written = together((*key, *value))
     return Followed(
-        outs=[(q[0], value[1]), keys, cached],
+        outs=[(q[0], value[1]), *caches],
         axes=every,
         summed=together((q[1], keys[2])),
-        indexed=keys[2],
+        indexed=together((keys[2], *(axes[0] for axes in caches if stacked))),
         written=written,
     )

@@ -20,6 +20,7 @@ from models.cache import new_cache
 from models.config import DecoderConfig
 from models.generate import Program, cache_dtype, generate, program
 from models.steps import Weights
+from models.structure import is_scanned
 
 TOKENS = 48  # decoded in one turn
 SLOTS = 512
@@ -89,7 +90,13 @@ def _short_of_likeliest(
 ) -> float:
     """By ordinary dots, all places at once: the most that a token lies below the likeliest."""
     ids = jnp.asarray([[*prompt, *tokens[:-1]]])
-    cache = new_cache(config, batch=1, length=ids.shape[1], dtype=cache_dtype(weights))
+    cache = new_cache(
+        config,
+        batch=1,
+        length=ids.shape[1],
+        dtype=cache_dtype(weights),
+        scanned=is_scanned(weights),
+    )
     logits, _ = jax.jit(steps.decode_step, static_argnums=0)(config, weights, cache, ids)
     there = logits[0, len(prompt) - 1 :]
     emitted = jnp.take_along_axis(there, jnp.asarray(tokens)[:, None], axis=1)[:, 0]

@@ -45,6 +45,16 @@ def test_neighbours_share_a_block_that_begins_with_a_large_page():
     assert whole.unsafe_buffer_pointer() % LARGE_BYTES == 0
 
 
+def test_room_is_filled_in_parts_and_lies_where_it_was():
+    pages = LargePages()
+    before = pages.put(np.ones(3, np.int8))
+    room = pages.room((2, 5), jnp.bfloat16)
+    room[0], room[1] = 1, 2
+    filled = pages.filled(room)
+    assert filled.unsafe_buffer_pointer() == room.ctypes.data == before.unsafe_buffer_pointer() + 64
+    chex.assert_trees_all_equal(filled, jnp.asarray([[1] * 5, [2] * 5], jnp.bfloat16))
+
+
 def test_an_array_stays_on_its_device():
     there = jnp.ones(4)
     assert LargePages().put(there, there.sharding).sharding == there.sharding

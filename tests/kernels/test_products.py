@@ -76,6 +76,29 @@ def test_matvec_repeats_to_the_bit_while_other_threads_call_it():
 
 
 @native_only
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_products_with_a_layer_of_stacks_are_those_with_that_layer(dtype):
+    x = random(40, seed=1)
+    layers = [
+        [stored(random(rows, 40, seed=rows + n), dtype) for rows in (7, 300)] for n in range(3)
+    ]
+    stacks = jax.tree.map(lambda *of: jnp.stack(of), *layers)
+    call = jax.jit(kernels.matvec)
+    for number, meant in [(0, 0), (2, 2), (1, 1), (-5, 0), (7, 2)]:
+        got = call(x, stacks, jnp.int32(number))
+        chex.assert_trees_all_equal(got, jax.jit(kernels.matvec)(x, layers[meant]))
+
+
+@native_only
+@pytest.mark.parametrize("shape", [(1, 576), (3, 16), (2, 3, 5)])
+def test_rms_norm_is_the_formula(shape):
+    x, scale = random(*shape), random(shape[-1], seed=1)
+    got = jax.jit(lambda x, s: kernels.rms_norm(x, s, 1e-5))(x, scale)
+    unit = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + 1e-5)
+    chex.assert_trees_all_close(got, unit * scale, rtol=1e-5, atol=1e-6)
+
+
+@native_only
 @pytest.mark.skipif(not 2 <= CORES <= 16, reason="one core has no helpers, many share none")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_what_follows_at_once_is_expected_and_what_follows_a_pause_is_not(dtype):
@@ -142,6 +165,28 @@ def test_matvec_refuses_what_it_cannot_multiply(x, matrix, message):
         jax.block_until_ready(jax.jit(kernels.matvec)(x, [matrix]))
 
 
+@native_only
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (jnp.zeros((4, 8)), "not \\[layers, out, in\\]"),
+        (jnp.zeros((2, 4, 9)), "not \\[out, in\\]"),
+        ((jnp.zeros((2, 4, 8), jnp.int8), jnp.ones((2, 3))), "scale"),
+    ],
+)
+def test_matvec_refuses_stacks_that_it_cannot_multiply(matrix, message):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(jax.jit(kernels.matvec)(random(8), [matrix], jnp.int32(0)))
+
+
+@native_only
+def test_rms_norm_refuses_rows_of_another_length():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="rows as long"):
+        jax.block_until_ready(
+            jax.jit(lambda x, s: kernels.rms_norm(x, s, 0.1))(random(7), random(2))
+        )
+
+
 def rotated(heads, angles):
     first, second = np.split(np.asarray(heads), 2, axis=-1)
     cosine, sine = np.asarray(angles)
@@ -177,6 +222,22 @@ def test_attend_appends_and_attends(width, held, dtype):
     for head in range(6):
         k, v = want_keys[0, head // 3, : held + 1], want_values[0, head // 3, : held + 1]
         np.testing.assert_allclose(mixed[head], softmax_attention(q[head], k, v), atol=3e-6)
+
+
+@native_only
+def test_attend_in_a_stack_appends_to_that_layer_alone():
+    q, key, value = random(4, 8), random(2, 8, seed=1), random(2, 8, seed=2)
+    keys, values = random(3, 1, 2, 20, 8, seed=3), random(3, 1, 2, 20, 8, seed=4)
+    angles, held = random(2, 4, seed=5), jnp.asarray([11], jnp.int32)
+    mixed, keys_after, values_after = jax.jit(kernels.attend)(
+        q, key, value, keys, values, held, angles, jnp.int32(1)
+    )
+    want, one_key, one_value = jax.jit(kernels.attend)(
+        q, key, value, keys[1], values[1], held, angles
+    )
+    np.testing.assert_array_equal(mixed, want)
+    np.testing.assert_array_equal(keys_after, keys.at[1].set(one_key))
+    np.testing.assert_array_equal(values_after, values.at[1].set(one_value))
 
 
 @native_only

@@ -14,6 +14,7 @@ import pytest
 
 from models.cache import new_cache
 from models.checkpoint import open_checkpoint
+from models.generate import generate, program
 from models.named import resolve
 from models.steps import decode_step, prefill
 from models.weights import load_weights
@@ -60,6 +61,16 @@ def smollm2():
 @pytest.mark.parametrize("index", range(5))
 def test_greedy_tokens_are_exactly_the_reference(smollm2, index):
     assert smollm2.greedy([PROMPTS[index]["prompt_ids"]], 64) == [GREEDY[index]]
+
+
+def test_greedy_tokens_of_stacked_layers_are_exactly_the_reference():
+    checkpoint = open_checkpoint(resolve("smollm2-135m-instruct"))
+    running = program(checkpoint.config, load_weights(checkpoint, stacked=True))
+    for prompt, expected in zip(PROMPTS, GREEDY, strict=True):
+        found = generate(
+            running, checkpoint.config, [prompt["prompt_ids"]], max_tokens=64, length=LENGTH
+        )
+        assert [token for (token,) in found] == expected
 
 
 def test_greedy_tokens_of_all_five_in_one_batch(smollm2):

@@ -11,6 +11,7 @@ import pytest
 from models import steps
 from models.cache import new_cache
 from models.config import DecoderConfig
+from models.stacking import stack_layers
 from tests.quickly import jit_quickly
 
 CONFIG = DecoderConfig(
@@ -65,6 +66,21 @@ def test_logits_do_not_depend_on_how_tokens_are_grouped(pieces):
     parts, cache = decode(w, TOKENS[:1], pieces)
     chex.assert_trees_all_close(parts, whole, atol=2e-5)
     assert cache.position.tolist() == [24]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_stacked_layers_read_in_place_are_the_layers_one_by_one(dtype):
+    w, cache_dtype = weights(dtype), jnp.float32 if dtype == "float32" else jnp.bfloat16
+    listed, _ = decode(w, TOKENS[:1], [8, *[1] * 4], cache_dtype)
+    in_place = jit_quickly(functools.partial(steps.decode_step, CONFIG, in_place=True))
+    w = stack_layers(CONFIG, w)
+    cache = new_cache(CONFIG, batch=1, length=32, dtype=cache_dtype, scanned=True)
+    logits, cache = decode_step(w, cache, TOKENS[:1, :8])
+    for n in range(8, 12):
+        logits, cache = in_place(w, cache, TOKENS[:1, n : n + 1])
+        # Prefill's sums are in other orders where layers are scanned.
+        chex.assert_trees_all_close(logits[:, 0], listed[:, n], atol=2e-5)
+    assert cache.position.tolist() == [12]
 
 
 def test_a_row_of_a_batch_is_the_row_alone():

@@ -1,5 +1,6 @@
 """The tree of weights: keys, dtypes, int8 by hand, the first layers only. About 5 seconds."""
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from models.checkpoint import open_checkpoint
 from models.errors import ModelError
 from models.formats import quantize
 from models.shapes import weight_shapes
+from models.stacking import stack_layers
 from models.weights import load_weights
 
 
@@ -40,6 +42,16 @@ def test_the_tree_has_the_keys_that_others_read(checkpoint):
         checkpoint.config
     )
     assert all(isinstance(leaf, jax.Array) for leaf in flat(weights).values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_stacked_leaves_are_the_layers_side_by_side(checkpoint, dtype):
+    stacked = load_weights(checkpoint, dtype, stacked=True)
+    listed = stack_layers(checkpoint.config, load_weights(checkpoint, dtype))
+    chex.assert_trees_all_equal(stacked, listed)
+    assert load_weights(checkpoint, layers=1, stacked=True)["layers"]["mlp"]["up"][
+        "kernel"
+    ].shape == (1, 64, 32)
 
 
 def test_an_untied_head(tmp_path):

@@ -58,7 +58,7 @@ def loaded(name):
         weights=load_weights(checkpoint),
         tokens=golden["tokens"],
         logits=golden["logits"],
-        step=jit_quickly(functools.partial(decode_step, checkpoint.config)),
+        step=jit_quickly(functools.partial(decode_step, checkpoint.config, in_place=True)),
         prefill=jit_quickly(functools.partial(prefill, checkpoint.config)),
     )
 

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 import emu
+import kernels
 from models import zoo
 from models.steps import decode_step
 
@@ -56,6 +57,29 @@ def test_a_list_of_layers_reads_what_a_scan_over_them_does():
     assert stacked.cache_bytes == listed.cache_bytes
     assert stacked.cache_written_bytes == listed.cache_written_bytes
     assert stacked.dot_flops == listed.dot_flops
+
+
+def test_layers_read_in_place_count_as_layers_one_by_one():
+    # In float32 both call the native products, where they are built: of a stack, or of a layer.
+    found = zoo.architecture("smollm2-135m")
+    config = dataclasses.replace(found.config, arithmetic="float32")
+
+    def counted(scanned):
+        return emu.trace(
+            functools.partial(decode_step, config, in_place=True),
+            found.weights("int8", scanned=scanned),
+            found.cache(batch=1, length=4096, scanned=scanned),
+            jax.ShapeDtypeStruct((1, 1), "int32"),
+            cache=1,
+            hints={"context": 2000},
+        )
+
+    stacked, listed = counted(True), counted(False)
+    assert stacked.weight_bytes == listed.weight_bytes
+    assert stacked.cache_bytes == listed.cache_bytes
+    assert stacked.cache_written_bytes == listed.cache_written_bytes
+    assert stacked.flops_by_dtype == listed.flops_by_dtype
+    assert ("ffi_call" in {op.name for op in stacked.ops}) == kernels.native()
 
 
 def test_local_layers_read_their_window():
