@@ -26,7 +26,7 @@ from emu.small_steps import SmallPrograms, small_product
 from emu.stacks import Stack
 from emu.streams import Reading
 
-ROUNDS = 8  # of each in a turn, some 4 ms each, after one that is not counted
+ROUNDS = 5  # of each in a turn, some 4 ms each, after one that is not counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class References:
         self._product = Reading(small_product())
 
     def take(self) -> Turn:
-        """Times each of them for a moment (30 ms), whatever is in the cache before.
+        """Times each of them for a moment (20 ms), whatever is in the cache before.
 
         It leaves the cache full of its own weights, as any other turn would.
         """

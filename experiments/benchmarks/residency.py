@@ -1,7 +1,8 @@
 """On chip against off chip, and both against what `emu.host()` measured, on the smallest sizes.
 
 The residency sweep itself, on one, two and four layers and on thin ones that are less than a layer,
-in a folder of its own that is thrown away.
+in a folder of its own that is thrown away. What the host measured is measured again beside each
+size, as the sweep does.
 """
 
 import tempfile
