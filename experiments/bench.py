@@ -31,7 +31,7 @@ from experiments.workloads import humaneval
 from models import named
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.steps import Weights
-from models.weights import load_weights
+from models.weights import load_weights, reads_in_place
 
 ROUNDS = flags.DEFINE_integer(
     "rounds", 12, "rounds in which all contestants take their turn", lower_bound=1
@@ -59,7 +59,10 @@ def _weights() -> dict[str, Weights]:
 def decode_rows() -> Iterator[Row]:
     """Tokens per second of every dtype, against the read limit, float32, and llama.cpp."""
     checkpoint = _checkpoint()
-    weights = {dtype: load_weights(checkpoint, dtype, stacked=True) for dtype in DTYPES}
+    weights = {
+        dtype: load_weights(checkpoint, dtype, stacked=reads_in_place(checkpoint.config, dtype))
+        for dtype in DTYPES
+    }
     prompt = checkpoint.tokenizer.encode(humaneval.tasks(1)[0].prompt)
     contestants = [
         decoding.decoder(dtype, checkpoint.config, w, prompt) for dtype, w in weights.items()

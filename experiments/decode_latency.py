@@ -23,7 +23,7 @@ from experiments.rows import key, origin, row, tell_redone
 from models.checkpoint import Checkpoint, open_checkpoint
 from models.named import resolve
 from models.shapes import shapes
-from models.weights import load_weights
+from models.weights import load_weights, reads_in_place
 
 NAME = "humaneval"
 
@@ -62,6 +62,7 @@ class Plan:
     slots: int
     keys: dict[tuple[str, str, str], str]  # by dtype, placement and task
     spreads: dict[str, mesh.Spread | None]  # by dtype; None: one device has all
+    stacked: dict[str, bool]  # by dtype: whether the layers' weights are
 
 
 def plan(settings: Settings) -> Plan:
@@ -78,6 +79,10 @@ def plan(settings: Settings) -> Plan:
     asked = requests(checkpoint, settings.tasks, settings.max_tokens)
     length = slots(asked, context=settings.context, most=config.max_context)
     of = origin(checkpoint)
+    spreads = {d: mesh.over(config, d, length, settings.tensor) for d in settings.dtypes}
+    # A call costs its program some microseconds a leaf: stacks of layers are few.
+    whole = placements.are_whole(settings.placements)
+    stacked = {d: whole and s is None and reads_in_place(config, d) for d, s in spreads.items()}
     keys = {
         (dtype, name, r.task): key(
             NAME,
@@ -90,6 +95,7 @@ def plan(settings: Settings) -> Plan:
             new_tokens=r.new_tokens,
             slots=length,
             **({"tensor": settings.tensor} if settings.tensor > 1 else {}),
+            **({"stacked": True} if stacked[dtype] else {}),
         )
         for dtype in settings.dtypes
         for r in asked
@@ -102,7 +108,8 @@ def plan(settings: Settings) -> Plan:
         requests=asked,
         slots=length,
         keys=keys,
-        spreads={d: mesh.over(config, d, length, settings.tensor) for d in settings.dtypes},
+        spreads=spreads,
+        stacked=stacked,
     )
 
 
@@ -118,9 +125,7 @@ def run(planned: Plan, results: Results) -> tuple[str, ...]:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in todo):
             asked = {r.task: r for r in planned.requests if _of(todo, dtype, r.task)}
             spread = planned.spreads[dtype]
-            # A call costs its program some microseconds a leaf: stacks of layers are few.
-            stacked = spread is None and placements.are_whole(settings.placements)
-            weights = load_weights(checkpoint, dtype, stacked=stacked)
+            weights = load_weights(checkpoint, dtype, stacked=planned.stacked[dtype])
             if spread is not None:
                 weights = spread.layout.put(weights)
             engines = {

@@ -21,7 +21,7 @@ from models.checkpoint import Checkpoint, open_checkpoint
 from models.generate import Program, cache_length, generate, program
 from models.named import DEFAULT_MODEL, resolve
 from models.sampling import Sampling
-from models.weights import load_weights
+from models.weights import load_weights, reads_in_place
 
 _MODEL = flags.DEFINE_string("model", DEFAULT_MODEL, "a name, a path, or hf:owner/name")
 _PROMPT = flags.DEFINE_string("prompt", None, "what to continue or, without --raw, to answer")
@@ -46,7 +46,8 @@ def main() -> None:
     checkpoint = open_checkpoint(resolve(_MODEL.value))
     prompt = prompt_ids(checkpoint, text, raw=_RAW.value)
     check_length(checkpoint, len(prompt), _MAX_TOKENS.value)
-    weights = load_weights(checkpoint, _DTYPE.value, stacked=True)
+    stacked = reads_in_place(checkpoint.config, _DTYPE.value)
+    weights = load_weights(checkpoint, _DTYPE.value, stacked=stacked)
     loaded = program(checkpoint.config, weights, sampling)
     length = cache_length([len(prompt)], max(_MAX_TOKENS.value, 2))
     _warm(loaded, checkpoint, prompt, length)

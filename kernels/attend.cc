@@ -190,6 +190,8 @@ ffi::Error AttendIn(ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> new_key,
     dims = dims.last(4);
   }
   if (dims.size() != 4 || dims[0] != 1) return ffi::Error::InvalidArgument("keys: not [1, …]");
+  if (values.element_type() != keys.element_type() || values.element_count() != keys.element_count())
+    return ffi::Error::InvalidArgument("values: not as the keys");
   Shape s{dims[1], 0, dims[2], dims[3], int64_t{position.typed_data()[0]} + 1};
   s.group = static_cast<int64_t>(q.element_count()) / (s.kv_heads * s.width);
   // A fixed-shape update clamps a position past the end; so does this.

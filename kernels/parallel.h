@@ -145,11 +145,11 @@ class Helpers {
 #if defined(__linux__)
     const int here = sched_getcpu();
     if (here < 0 || here == slot.kept_off || slots_.size() > kMostMoved) return;
-    slot.kept_off = here;
     cpu_set_t others;
     if (sched_getaffinity(0, sizeof others, &others) != 0) return;
     CPU_CLR(here, &others);
-    if (CPU_COUNT(&others) > 0) pthread_setaffinity_np(slot.thread, sizeof others, &others);
+    if (CPU_COUNT(&others) == 0) return;  // it may come to have others again
+    if (pthread_setaffinity_np(slot.thread, sizeof others, &others) == 0) slot.kept_off = here;
 #endif
   }
 

@@ -116,7 +116,9 @@ class Stack(nnx.Module):
                 updated.append(new)
             return (x, updated), None
 
-        (x, updated), _ = jax.lax.scan(repeat, (x, caches), jnp.arange(run.repeats))
+        (x, updated), _ = jax.lax.scan(
+            repeat, (x, caches), jnp.arange(run.repeats, dtype=jnp.int32)
+        )
         return x, updated
 
     def _split(self, run: Run) -> list[tuple[Any, Any]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 
 import pytest
@@ -7,6 +8,8 @@ from experiments import cliff, cliff_sizes, decode_latency, placements
 from experiments.errors import ExperimentError
 from experiments.run import EXPERIMENTS, chosen, load
 from experiments.turns import by_turns
+from models.weights import reads_in_place
+from tests.experiments.test_run import MODEL
 
 
 @pytest.mark.parametrize("kind", [cliff.Settings, decode_latency.Settings])
@@ -42,6 +45,19 @@ def test_sizes_are_checked() -> None:
         cliff.Settings(model="m", stacked=True, pair="persistent-kernel")
     with pytest.raises(ExperimentError, match="max_tokens must be at least 2, not 1"):
         decode_latency.Settings(model="m", max_tokens=1)
+
+
+def test_rows_of_stacked_layers_have_keys_of_their_own() -> None:
+    settings = decode_latency.Settings(
+        model=str(MODEL), placements=("off-chip",), pair="memory-kind", tasks=1, max_tokens=2
+    )
+    whole = decode_latency.plan(settings)
+    split = dataclasses.replace(settings, placements=("off-chip", "half-on-chip"))
+    parted = decode_latency.plan(split)
+    assert whole.stacked["float32"] == reads_in_place(whole.checkpoint.config, "float32")
+    assert parted.stacked == {"float32": False}
+    alike = set(whole.keys.values()) <= set(parted.keys.values())
+    assert alike == (not whole.stacked["float32"])
 
 
 def test_the_ladder_goes_to_all_layers() -> None:

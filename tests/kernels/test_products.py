@@ -241,6 +241,23 @@ def test_attend_in_a_stack_appends_to_that_layer_alone():
 
 
 @native_only
+def test_attend_refuses_values_of_another_type_than_the_keys():
+    keys = random(1, 2, 20, 8)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="values: not as the keys"):
+        jax.block_until_ready(
+            jax.jit(kernels.attend)(
+                random(4, 8),
+                random(2, 8),
+                random(2, 8),
+                keys,
+                keys.astype("bfloat16"),
+                jnp.asarray([3], jnp.int32),
+                random(2, 4),
+            )
+        )
+
+
+@native_only
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 8])  # heads are taken four at a time
 @pytest.mark.parametrize("held", [63, 64, 300])  # a stretch is of 64 tokens
 def test_attend_puts_stretches_together_for_any_group(group, held):

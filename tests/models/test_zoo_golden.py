@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import kernels
 from models.cache import new_cache
 from models.checkpoint import open_checkpoint
+from models.decoder import Stack
 from models.errors import ModelError
 from models.families import FAMILIES
 from models.fields import Fields
@@ -26,7 +28,7 @@ from models.latent_attention import LatentAttention
 from models.slots import ScaledSlots
 from models.stacking import stack_layers
 from models.steps import decode_step, layer_step, prefill, shapes
-from models.weights import load_weights
+from models.weights import load_weights, reads_in_place
 from tests.quickly import jit_quickly
 
 ZOO = Path(__file__).parent.parent / "golden" / "zoo"
@@ -89,6 +91,27 @@ def test_scanned_layers_eight_tokens_at_a_time_then_one_by_one(name):
     cache = model.cache(at_once=8, scanned=True)
     got = decoded(model, cache, [8, 8, 8, 8, *[1] * 16], stacked)
     np.testing.assert_allclose(got, model.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_are_stacked_where_a_step_slices_none_of_them_out(name, monkeypatch):
+    model = loaded(name)
+    sliced = []
+    scan = Stack._scan
+    monkeypatch.setattr(Stack, "_scan", lambda *args: sliced.append(1) or scan(*args))
+    step = functools.partial(decode_step, model.config, in_place=True)
+    cache = model.cache(scanned=True)
+    jax.eval_shape(step, shapes(model.config, scanned=True), cache, jnp.ones((1, 1), jnp.int32))
+    assert reads_in_place(model.config, "float32") == (not sliced)
+    assert not reads_in_place(model.config, "int4")
+    assert not reads_in_place(dataclasses.replace(model.config, arithmetic="bfloat16"), "float32")
+
+
+def test_without_native_products_no_step_reads_in_place(monkeypatch):
+    config = loaded("mixtral").config
+    assert reads_in_place(config, "float32") == kernels.native()
+    monkeypatch.setattr(kernels, "native", lambda: False)
+    assert not reads_in_place(config, "float32")
 
 
 @pytest.mark.parametrize("name", NAMES)
