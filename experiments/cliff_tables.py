@@ -70,7 +70,7 @@ def _pairs_table(points: Sequence[Point]) -> Table:
         "of several, enqueued without waiting. on/host and off/host: measured time "
         "over that of the same products, as emu.host() measured them (and again beside each size) "
         "from that memory one after the other, plus the rest of a step, measured on layers with "
-        "next to no weights. "
+        "next to no weights, less what their own small reads take (starting a product is in both). "
         "disturbed: samples during which other processes used the processor; they are in no median "
         "unless all are. *: so many that the row is not to be trusted.",
     )
