@@ -5,6 +5,7 @@ each. That is four of the five seconds that a refused command takes. What a comm
 start and end (warnings of imports, signals, several hosts) is tested by `python -m` itself.
 """
 
+import atexit
 import importlib
 import multiprocessing
 import os
@@ -83,4 +84,8 @@ def _main(
     quick = "JAX_DISABLE_MOST_OPTIMIZATIONS" in environment
     config.update("jax_disable_most_optimizations", quick)
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        # `python -m` does, a forked process does not: hosts wait for each other in one of these.
+        atexit._run_exitfuncs()
