@@ -1,4 +1,4 @@
-"""One layer's part of stacked weights or caches, left where it lies.
+"""One layer's part of stacked weights, left where it lies.
 
 A scan slices each layer's part out of its stacks, and XLA copies what it slices before a native
 product sees it. Native products take a stack and the number of a layer instead; everything else

@@ -57,27 +57,24 @@ class StoredMatrix:
 
     def dense(self) -> jax.Array:
         """In float32."""
-        if self.layer is not None:
-            return self.sliced().dense()
-        return widen(self.numbers, self.scale, self.tensor_scale, self.zero)
+        one = self.sliced()
+        return widen(one.numbers, one.scale, one.tensor_scale, one.zero)
 
     def product(self, x: jax.Array) -> jax.Array:
         """x [..., in] times [out, in]: [..., out] in x's dtype."""
-        if self.layer is not None:
-            return self.sliced().product(x)
-        if self.scale is None or self.scale.ndim == 1:  # a scale per row can wait
-            one_each = self.numbers if self.scale is None else (self.numbers, self.scale)
+        one = self.sliced()
+        if one.scale is None or one.scale.ndim == 1:  # a scale per row can wait
+            one_each = one.numbers if one.scale is None else (one.numbers, one.scale)
             return kernels.plain(x, one_each)
-        return kernels.plain(x, self.dense())
+        return kernels.plain(x, one.dense())
 
     def take(self, ids: jax.Array) -> "StoredMatrix":
         """Entries of the leading axis: an expert's matrices, a token's rows."""
-        if self.layer is not None:
-            return self.sliced().take(ids)
-        whole = self.tensor_scale
+        one = self.sliced()
+        whole = one.tensor_scale
         return StoredMatrix(
-            self.numbers[ids],
-            None if self.scale is None else self.scale[ids],
+            one.numbers[ids],
+            None if one.scale is None else one.scale[ids],
             whole if whole is None or whole.ndim == 0 else whole[ids],
-            None if self.zero is None else self.zero[ids],
+            None if one.zero is None else one.zero[ids],
         )

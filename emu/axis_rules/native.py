@@ -1,8 +1,9 @@
 """The axes of this project's own native products (`kernels`)."""
 
+import dataclasses
 from collections.abc import Sequence
 
-from emu.axes import Ids, together
+from emu.axes import Dims, Ids, together
 from emu.axis_rules.elementwise import axes_of
 from emu.axis_table import Followed, axis_rule
 from emu.interpreter import Site
@@ -13,11 +14,22 @@ from kernels.products import ATTEND, ATTEND_IN_STACK, MATVEC, MATVEC_OF_STACK, R
 @axis_rule("ffi_call", name=MATVEC)
 def matvec(site: Site, x: Value, *operands: Value) -> Followed:
     """x [in] times matrices [out, in], each perhaps with a scale [out] behind it."""
+    return _products(site, x, [axes_of(site, operand) for operand in operands])
+
+
+@axis_rule("ffi_call", name=MATVEC_OF_STACK)
+def matvec_of_stack(site: Site, x: Value, _layer: Value, *operands: Value) -> Followed:
+    """As `matvec`, with a leading axis of layers, of which one is taken."""
+    stacks = [axes_of(site, operand) for operand in operands]
+    followed = _products(site, x, [axes[1:] for axes in stacks])
+    return dataclasses.replace(followed, indexed=together(axes[0] for axes in stacks))
+
+
+def _products(site: Site, x: Value, operands: Sequence[Dims]) -> Followed:
     factors = site.tape.factors
     (width,) = axes_of(site, x)
     outs: list[tuple[Ids, ...]] = []
-    for operand in operands:
-        axes = axes_of(site, operand)
+    for axes in operands:
         if len(axes) == 1:
             factors.unify(axes[0], outs[-1][0])
             continue
@@ -25,25 +37,6 @@ def matvec(site: Site, x: Value, *operands: Value) -> Followed:
         outs.append((axes[0],))
     every = together((width, *(out for (out,) in outs)))
     return Followed(outs=outs, axes=every, summed=width)
-
-
-@axis_rule("ffi_call", name=MATVEC_OF_STACK)
-def matvec_of_stack(site: Site, x: Value, _layer: Value, *operands: Value) -> Followed:
-    """As `matvec`, with a leading axis of layers, of which one is taken."""
-    factors = site.tape.factors
-    (width,) = axes_of(site, x)
-    layers: list[Ids] = []
-    outs: list[tuple[Ids, ...]] = []
-    for operand in operands:
-        first, *axes = axes_of(site, operand)
-        layers.append(first)
-        if len(axes) == 1:
-            factors.unify(axes[0], outs[-1][0])
-            continue
-        factors.unify(axes[1], width)
-        outs.append((axes[0],))
-    every = together((width, *(out for (out,) in outs)))
-    return Followed(outs=outs, axes=every, summed=width, indexed=together(layers))
 
 
 @axis_rule("ffi_call", name=RMS_NORM)
